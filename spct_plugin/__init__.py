@@ -1,0 +1,1 @@
+"""Generative reward models for RLHF: judge, vote and train them."""

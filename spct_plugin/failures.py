@@ -1,0 +1,15 @@
+"""Why a judgement has no scores: the closed list of reasons, in two families counted apart."""
+
+from typing import Literal, get_args
+
+JudgeFailure = Literal["no_scores", "wrong_count", "out_of_range", "truncated", "refused"]
+"""The judge's doing: it answered, and the answer holds no usable scores."""
+
+InfrastructureFailure = Literal["engine_error", "deadline", "too_long"]
+"""Not the judge's doing: no whole answer ever came, or the request could not be asked."""
+
+Failure = JudgeFailure | InfrastructureFailure
+
+JUDGE_FAILURES: tuple[JudgeFailure, ...] = get_args(JudgeFailure)
+INFRASTRUCTURE_FAILURES: tuple[InfrastructureFailure, ...] = get_args(InfrastructureFailure)
+FAILURES: tuple[Failure, ...] = (*JUDGE_FAILURES, *INFRASTRUCTURE_FAILURES)

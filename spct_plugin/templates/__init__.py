@@ -1,0 +1,183 @@
+r"""Templates: how a task becomes the one user message that the judge reads, and how its answer is read.
+
+    load_template("default").render(task, order=(1, 0))
+
+A template is a named Jinja file. Values are inserted once, by a sandboxed environment: text inside
+a completion is never template, and `neutralise` makes sure that it is never a delimiter, a section
+heading, a score box or a chat control token either.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from spct_plugin.errors import ConfigError, TaskError
+from spct_plugin.parsing import ParsedJudgement, parse_judgement
+from spct_plugin.types import JudgeTask, Message
+
+HERE = Path(__file__).parent
+
+
+class Template(Protocol):
+    """What the judge needs of a template; plugins may bring their own object."""
+
+    name: str
+    scale: tuple[int, int]
+
+    def render(self, task: JudgeTask, order: Sequence[int], nonce: str = "") -> str:
+        """Write the judge's user message, with the completions in the given order."""
+        ...
+
+    def parse(self, text: str, n: int, finish_reason: str | None) -> ParsedJudgement:
+        """Read the judge's answer; scores in the order the judge saw the completions."""
+        ...
+
+
+@dataclass(frozen=True)
+class JinjaTemplate:
+    """A template from a Jinja file.
+
+    The file sees `conversation` (text), `query` (text of the last turn), `responses` (texts, in the
+    order to show), `reference` (text or None), `principles` (texts), `low`, `high`, `nonce` ("" when
+    off), and `begin(what)`, `end(what)`, which write a delimiter.
+
+    Attributes:
+        name: What the version stamp calls it.
+        scale: Lowest and highest score.
+        source: The compiled file.
+        max_responses: The most responses it can show at once; None without a limit.
+    """
+
+    name: str
+    scale: tuple[int, int]
+    source: jinja2.Template
+    max_responses: int | None = None
+
+    def render(self, task: JudgeTask, order: Sequence[int], nonce: str = "") -> str:
+        """Write the judge's user message, with the completions in the given order.
+
+        Raises:
+            TaskError: More completions than the template can show.
+            ConfigError: The file fails while rendering.
+        """
+        if self.max_responses is not None and len(order) > self.max_responses:
+            raise TaskError(
+                f"template {self.name!r} judges at most {self.max_responses} completion at a time, "
+                f"found {len(order)}; set vote.list_size: {self.max_responses}"
+            )
+        mark = f" {nonce}" if nonce else ""
+        try:
+            return self.source.render(
+                conversation=_turns_text(task.prompt, nonce),
+                query=neutralise(task.prompt[-1].content),
+                responses=[_completion_text(task.completions[i], nonce) for i in order],
+                reference=None if task.reference is None else neutralise(task.reference),
+                principles=[neutralise(principle.text) for principle in task.principles],
+                low=self.scale[0],
+                high=self.scale[1],
+                nonce=nonce,
+                begin=lambda what: f"[The Begin of {what}{mark}]",
+                end=lambda what: f"[The End of {what}{mark}]",
+            )
+        except jinja2.TemplateError as error:
+            raise ConfigError(f"template {self.name!r} cannot be rendered: {error}") from error
+
+    def parse(self, text: str, n: int, finish_reason: str | None) -> ParsedJudgement:
+        """Read the judge's answer; scores in the order the judge saw the completions."""
+        return parse_judgement(text, n, finish_reason, self.scale)
+
+
+# Chat control tokens of the current model families, our own delimiters and headings, the score box.
+# A hit gets a space after its first character: people and judges can still read it, no tokenizer
+# maps it to a control token, and the parser does not take it for a box.
+_STRUCTURE = re.compile(
+    r"<[|｜][^<>\s|｜]{1,64}[|｜]>"
+    r"|</?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|start_of_image)>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+    r"|<</?SYS>>"
+    r"|\[The (?:Begin|End) of [A-Z]"
+    r"|#### ?(?:Evaluation Criteria|Conversation Context|Reference Response|Specific Criteria"
+    r"|Responses to be Scored|Output Format Requirements)"
+    r"|\\boxed\{",
+    re.IGNORECASE,
+)
+
+
+def neutralise(text: str) -> str:
+    r"""Break whatever in a user's text could pass for structure, and keep it readable.
+
+    `<|im_start|>` becomes `< |im_start|>`, `\boxed{9}` becomes `\ boxed{9}`. One pass: nothing that
+    was inserted is looked at again. Lone surrogates become U+FFFD, as no engine can encode them.
+    """
+    text = text.encode("utf-8", "replace").decode() if not text.isascii() else text
+    return _STRUCTURE.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+def load_template(
+    name: str, scale: tuple[int, int] | None = None, max_responses: int | None = None
+) -> JinjaTemplate:
+    """Load a bundled template by name, or a file by its path (anything with a `.` or `/` in it).
+
+    Args:
+        name: "default", "single", "tiny", or a path.
+        scale: Lowest and highest score; None = the bundled template's own, 1..10 for a file.
+        max_responses: The most responses it can show at once; None = the template's own.
+
+    Raises:
+        ConfigError: No such template, or its syntax is wrong.
+    """
+    bundled = {"default": ((1, 10), None), "single": ((0, 1), 1), "tiny": ((1, 10), None)}
+    own_scale, own_max = bundled.get(name, ((1, 10), None))
+    path = HERE / f"{name}.jinja" if name in bundled else Path(name)
+    try:
+        source = _environment().from_string(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"template: expected one of {sorted(bundled)}, a plugin's name or a readable file, "
+            f"found {name!r} ({error.strerror})"
+        ) from None
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(f"template {name!r}, line {error.lineno}: {error.message}") from None
+    return JinjaTemplate(name, scale or own_scale, source, max_responses or own_max)
+
+
+def _environment() -> jinja2.Environment:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, trim_blocks=False, keep_trailing_newline=False
+    )
+    environment.filters["phrases"] = _phrases
+    return environment
+
+
+def _phrases(text: str) -> list[str]:
+    """Split a text at commas and before its final mark: the units in which the tiny GRM reads."""
+    text = " ".join(text.split())
+    body, mark = (text[:-1], [text[-1]]) if text[-1:] in (".", "!", "?") else (text, [])
+    return [phrase.strip() for phrase in body.split(",") if phrase.strip()] + mark
+
+
+def _completion_text(completion: str | tuple[Message, ...], nonce: str) -> str:
+    if isinstance(completion, str):
+        return neutralise(completion)
+    if len(completion) == 1 and not completion[0].tool_calls:
+        return neutralise(completion[0].content)
+    return _turns_text(completion, nonce)
+
+
+def _turns_text(turns: tuple[Message, ...], nonce: str) -> str:
+    return "\n".join(_turn_text(turn, nonce) for turn in turns)
+
+
+def _turn_text(turn: Message, nonce: str) -> str:
+    """Head every turn by its role; with a nonce, text inside a turn cannot open another one."""
+    who = f"{turn.role.capitalize()} ({turn.name})" if turn.name else turn.role.capitalize()
+    head = f"[{neutralise(who)} {nonce}]\n" if nonce else f"{neutralise(who)}: "
+    calls = "".join(f"\n(calls {neutralise(call)})" for call in turn.tool_calls)
+    return head + neutralise(turn.content) + calls
