@@ -2,9 +2,10 @@
 
     SPCTError
     ├── ConfigError(ValueError)   bad file, unknown key, impossible combination
-    ├── TaskError(ValueError)     a prompt or completion that cannot be judged (empty, an image part)
+    ├── TaskError(ValueError)     a prompt or completion that cannot be judged
     ├── PluginError               cannot import, duplicate name, unknown name
-    ├── EngineError               a request failed after its retries; .failure, .status_code, .retryable
+    ├── EngineError               a request failed for good; .failure, .status_code, .retryable
+    ├── StoreError                votes cannot be written or read
     └── RewardError               no reward can be given and the configuration says to stop
 
 A judgement without usable scores is no exception: it is a `Judgement` with a `failure`.
@@ -14,7 +15,7 @@ from spct_plugin.failures import Failure
 
 
 class SPCTError(Exception):
-    """Any mistake this package reports; the message says what was expected, found and how to mend it."""
+    """Any mistake this package reports; says what was expected, what found, and the remedy."""
 
 
 class ConfigError(SPCTError, ValueError):
@@ -29,8 +30,12 @@ class PluginError(SPCTError):
     """A plugin that cannot be loaded, or a name nobody registered."""
 
 
+class StoreError(SPCTError):
+    """Votes that cannot be written to the store's directory, or read from it."""
+
+
 class RewardError(SPCTError):
-    """No reward can be given and the configuration says to stop: `on_failure: stop` or the breaker."""
+    """No reward, and the configuration says to stop: `on_failure: stop` or the breaker."""
 
 
 class EngineError(SPCTError):

@@ -124,7 +124,8 @@ def _principles(section: str) -> tuple[Principle, ...]:
     if _ITEM_MARK.search(section):
         items = [line for line in _ITEM_MARK.split(section) if line.strip()]
         return tuple(_principle(item) for item in items)
-    items, position = [], 0
+    items: list[str] = []
+    position = 0
     for weight in _WEIGHT.finditer(section):
         items.append(section[position : weight.end()])
         position = weight.end()

@@ -12,12 +12,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from spct_plugin.errors import TaskError
 from spct_plugin.failures import Failure
-
-Completion = "str | tuple[Message, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class Message:
         """
         if isinstance(value, Message):
             return value
-        if not isinstance(value, Mapping) or not isinstance(value.get("role"), str):
+        if not is_mapping(value) or not isinstance(value.get("role"), str):
             raise TaskError(
                 f"expected a message {{'role': ..., 'content': ...}}, found {_shorten(value)}"
             )
@@ -160,12 +158,14 @@ class Judgement:
         principles: What the judge said it would judge by; empty when not found in the text.
         critique: The analysis, without principles and scores; "" when not found.
         text: The judge's whole answer; "" when none came.
+        finish_reason: How the engine says the answer ended; None when none came.
         detail: One line on the failure, for people; "" without one.
         meta_score: The meta RM's number for this judgement; None when none was asked.
         tokens: Tokens the judge wrote.
         seconds: Wall time of the request that brought it; 0.0 from the store.
         vote: Index of the vote this judgement belongs to, 0 <= vote < k.
         version: What made it: engine identity, template, configuration hash.
+        key: Its key in the store, 64 hex digits; "" without a store.
     """
 
     indices: tuple[int, ...]
@@ -175,12 +175,14 @@ class Judgement:
     principles: tuple[Principle, ...] = ()
     critique: str = ""
     text: str = ""
+    finish_reason: str | None = None
     detail: str = ""
     meta_score: float | None = None
     tokens: int = 0
     seconds: float = 0.0
     vote: int = 0
     version: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ class GroupReward:
         tokens: Tokens the judge wrote for this group.
         seconds: Wall time from asking to voted.
         version: What made the reward: engine identity, template, configuration hash.
-        judgements: All judgements, failed ones too, when asked for; else None.
+        task: Digest of the task as it was judged, 64 hex digits.
+        judgements: All judgements by vote, failed ones too, when asked for; else None.
     """
 
     rewards: tuple[float | None, ...]
@@ -213,11 +216,22 @@ class GroupReward:
     tokens: int
     seconds: float
     version: str
+    task: str
     judgements: tuple[Judgement, ...] | None = None
 
 
+def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Tell whether an untyped value, as read from JSON or YAML, has keys."""
+    return isinstance(value, Mapping)
+
+
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Tell whether an untyped value is a sequence of things; a text is one thing."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
 def _turns(value: object, where: str) -> tuple[Message, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+    if not is_list(value):
         raise TaskError(f"{where}: expected a text or a list of messages, found {_shorten(value)}")
     try:
         return tuple(Message.of(turn) for turn in value)
@@ -250,14 +264,14 @@ def _text_of(content: object, role: str) -> str:
         return ""
     if isinstance(content, str):
         return content
-    if not isinstance(content, Sequence):
+    if not is_list(content):
         raise TaskError(f"expected text content in a {role!r} message, found {_shorten(content)}")
     return "".join(_text_of_part(part, role) for part in content)
 
 
 def _text_of_part(part: object, role: str) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind != "text" or not isinstance(part["text"], str):
+    kind = part.get("type") if is_mapping(part) else None
+    if kind != "text" or not is_mapping(part) or not isinstance(part.get("text"), str):
         raise TaskError(
             f"expected text parts in a {role!r} message, found a part of type {kind!r}; "
             "the judge reads text only: leave the part out or describe it in words"

@@ -1,4 +1,4 @@
-r"""Templates: how a task becomes the one user message that the judge reads, and how its answer is read.
+r"""Templates: how a task becomes the judge's one user message, and how its answer is read.
 
     load_template("default").render(task, order=(1, 0))
 
@@ -12,24 +12,42 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from spct_plugin.errors import ConfigError, TaskError
+from spct_plugin.errors import ConfigError
 from spct_plugin.parsing import ParsedJudgement, parse_judgement
 from spct_plugin.types import JudgeTask, Message
 
 HERE = Path(__file__).parent
 
+BUNDLED: dict[str, tuple[tuple[int, int], int | None]] = {
+    "default": ((1, 10), None),
+    "single": ((0, 1), 1),
+    "tiny": ((1, 10), None),
+}
+"""Bundled templates: their scale, and the most responses they show at once."""
+
 
 class Template(Protocol):
-    """What the judge needs of a template; plugins may bring their own object."""
+    """What the judge needs of a template; plugins may bring their own object.
 
-    name: str
-    scale: tuple[int, int]
+    Attributes:
+        name: What the version stamp calls it.
+        scale: Lowest and highest score.
+        max_responses: The most responses it can show at once; larger groups are split. None = all.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def scale(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def max_responses(self) -> int | None: ...  # noqa: D102
 
     def render(self, task: JudgeTask, order: Sequence[int], nonce: str = "") -> str:
         """Write the judge's user message, with the completions in the given order."""
@@ -44,9 +62,9 @@ class Template(Protocol):
 class JinjaTemplate:
     """A template from a Jinja file.
 
-    The file sees `conversation` (text), `query` (text of the last turn), `responses` (texts, in the
-    order to show), `reference` (text or None), `principles` (texts), `low`, `high`, `nonce` ("" when
-    off), and `begin(what)`, `end(what)`, which write a delimiter.
+    The file sees `conversation` (text), `query` (text of the last turn), `responses` (texts, in
+    the order to show), `reference` (text or None), `principles` (texts), `low`, `high`, `nonce`
+    ("" when off), and `begin(what)`, `end(what)`, which write a delimiter.
 
     Attributes:
         name: What the version stamp calls it.
@@ -64,15 +82,8 @@ class JinjaTemplate:
         """Write the judge's user message, with the completions in the given order.
 
         Raises:
-            TaskError: More completions than the template can show.
             ConfigError: The file fails while rendering.
         """
-        if self.max_responses is not None and len(order) > self.max_responses:
-            raise TaskError(
-                f"template {self.name!r} judges at most {self.max_responses} completion at a time, "
-                f"found {len(order)}; set vote.list_size: {self.max_responses}"
-            )
-        mark = f" {nonce}" if nonce else ""
         try:
             return self.source.render(
                 conversation=_turns_text(task.prompt, nonce),
@@ -83,8 +94,8 @@ class JinjaTemplate:
                 low=self.scale[0],
                 high=self.scale[1],
                 nonce=nonce,
-                begin=lambda what: f"[The Begin of {what}{mark}]",
-                end=lambda what: f"[The End of {what}{mark}]",
+                begin=partial(_delimiter, "Begin", nonce),
+                end=partial(_delimiter, "End", nonce),
             )
         except jinja2.TemplateError as error:
             raise ConfigError(f"template {self.name!r} cannot be rendered: {error}") from error
@@ -123,26 +134,27 @@ def neutralise(text: str) -> str:
 def load_template(
     name: str, scale: tuple[int, int] | None = None, max_responses: int | None = None
 ) -> JinjaTemplate:
-    """Load a bundled template by name, or a file by its path (anything with a `.` or `/` in it).
+    """Load a bundled template by its name, or a file by its path.
 
     Args:
-        name: "default", "single", "tiny", or a path.
+        name: A name in `BUNDLED`, or a path.
         scale: Lowest and highest score; None = the bundled template's own, 1..10 for a file.
         max_responses: The most responses it can show at once; None = the template's own.
 
     Raises:
         ConfigError: No such template, or its syntax is wrong.
     """
-    bundled = {"default": ((1, 10), None), "single": ((0, 1), 1), "tiny": ((1, 10), None)}
-    own_scale, own_max = bundled.get(name, ((1, 10), None))
-    path = HERE / f"{name}.jinja" if name in bundled else Path(name)
+    own_scale, own_max = BUNDLED.get(name, ((1, 10), None))
+    path = HERE / f"{name}.jinja" if name in BUNDLED else Path(name)
     try:
         source = _environment().from_string(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"template: expected one of {sorted(bundled)}, a plugin's name or a readable file, "
-            f"found {name!r} ({error.strerror})"
+            f"template.name: expected one of {sorted(BUNDLED)}, a plugin's template or a readable "
+            f"file, found {name!r} ({error.strerror})"
         ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"template {name!r} is not UTF-8 text") from None
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"template {name!r}, line {error.lineno}: {error.message}") from None
     return JinjaTemplate(name, scale or own_scale, source, max_responses or own_max)
@@ -152,13 +164,20 @@ def _environment() -> jinja2.Environment:
     environment = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, trim_blocks=False, keep_trailing_newline=False
     )
-    environment.filters["phrases"] = _phrases
+    environment.filters["phrases"] = _phrases  # pyright: ignore[reportUnknownMemberType]
     return environment
 
 
+def _delimiter(which: str, nonce: str, what: str) -> str:
+    return f"[The {which} of {what} {nonce}]" if nonce else f"[The {which} of {what}]"
+
+
 def _phrases(text: str) -> list[str]:
-    """Split a text at commas and before its final mark: the units in which the tiny GRM reads."""
-    text = " ".join(text.split())
+    """Split a text at commas and before its final mark: the units in which the tiny GRM reads.
+
+    Lower case, as it learnt; no square brackets, as they mark whose phrase it is.
+    """
+    text = " ".join(text.lower().split()).replace("[", "(").replace("]", ")")
     body, mark = (text[:-1], [text[-1]]) if text[-1:] in (".", "!", "?") else (text, [])
     return [phrase.strip() for phrase in body.split(",") if phrase.strip()] + mark
 

@@ -1,0 +1,52 @@
+"""The `spct` command. Nothing is decided here: each command calls one function of the package."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from spct_plugin.cli import config, judge, plugins
+from spct_plugin.errors import ConfigError, PluginError, SPCTError
+from spct_plugin.plugins import load_plugins
+
+app = typer.Typer(
+    name="spct",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Generative reward models for RLHF: judge, vote, reward, train the judge.",
+)
+app.command("judge")(judge.judge)
+app.command("config")(config.config)
+app.command("plugins")(plugins.plugins)
+
+
+@app.callback()
+def root(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of a mistake."),
+) -> None:
+    """Take the options that stand before the command."""
+    if debug:
+        os.environ["SPCT_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line; a mistake prints one line and exits with 1, wrong usage with 2."""
+    try:
+        _add_plugin_commands()
+        app()
+    except SPCTError as error:
+        if os.environ.get("SPCT_DEBUG"):
+            raise
+        typer.echo(f"spct: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError | PluginError) else 1)
+
+
+def _add_plugin_commands() -> None:
+    for name, command in load_plugins().commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)

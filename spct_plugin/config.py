@@ -1,0 +1,343 @@
+"""The configuration: one YAML file, checked whole before anything runs.
+
+    config = SPCTConfig.load("judge.yaml", overrides=["vote.k=16"])
+
+Unknown keys are errors. Trainer arguments never stand here: they stay in the trainer's own files.
+`docs/configuration.md` is generated from the docstrings below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from spct_plugin.budget import View
+from spct_plugin.engines import EngineConfig, Sampling
+from spct_plugin.engines.builtin import TransformersConfig
+from spct_plugin.errors import ConfigError
+from spct_plugin.plugins import Registry, load_plugins
+from spct_plugin.shaping import OnFailure, Scale
+from spct_plugin.templates import BUNDLED, Template, load_template
+from spct_plugin.types import is_list, is_mapping
+
+
+class Section(BaseModel):
+    """One section of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TemplateConfig(Section):
+    """How a task becomes the judge's prompt, and on which scale it scores."""
+
+    name: str | None = None
+    """"default", "single", "tiny", a plugin's template, or a path to a Jinja file; null = what the
+    engine's model was trained on ("tiny" for the bundled GRM, else "default")."""
+    scale: tuple[int, int] | None = None
+    """Lowest and highest score; null = the template's own (1..10, paper Eq. 7)."""
+    nonce: bool = True
+    """Put an unforgeable code into the delimiters. Off for the released DeepSeek-GRM checkpoints,
+    which expect the plain structure. The tiny template has no delimiters."""
+
+
+class SamplingConfig(Section):
+    """How judgements are drawn."""
+
+    temperature: float = Field(default=0.5, ge=0)
+    """0.5: the paper's value for voting (App. D); 0 is greedy: one vote per distinct order."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """1.0: the paper mentions no nucleus."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest judgement; null = 512 with the tiny template, else 4096. Chosen by us: the paper's
+    judgements have 220 to 380 tokens on average (Fig. 7); the rest is room for reasoning."""
+    seed: int = 0
+    """Seeds orders, splits and the engine's sampling."""
+
+
+class VoteConfig(Section):
+    """How many judgements a group gets, and when that is enough."""
+
+    k: int = Field(default=8, ge=1)
+    """Most votes per group. 8: the paper's smaller setting; it gains most of what 32 gains."""
+    how: str = "mean"
+    """The vote: "mean" or a plugin's."""
+    stop: Literal["never", "settled", "decided"] = "never"
+    """never: always k votes. settled: stop when the advantages' standard error is small against the
+    group's spread, or there is no spread to be found. decided: stop when no later vote can change
+    the best completion."""
+    k_min: int = Field(default=4, ge=1)
+    """Votes before the first look, rounded up so that every completion stands in every position
+    once. 4: chosen by us, as a variance from fewer than 4 votes is mostly noise."""
+    tolerance: float = Field(default=0.25, gt=0)
+    """For settled: largest standard error of an advantage, as a share of the group's spread. 0.25:
+    chosen by us; it stays under the spread that sampling another group of completions adds."""
+    min_spread: float = Field(default=0.5, ge=0)
+    """For settled: spread in points under which a group has nothing to tell. 0.5: chosen by us,
+    half a step of the 1..10 scale."""
+    list_size: int | None = Field(default=None, ge=1)
+    """Most completions in one prompt; larger groups are split at random, differently per vote."""
+    k_meta: int | None = Field(default=None, ge=1)
+    """Votes that the meta RM keeps; null = half of the valid ones (the paper's k/2)."""
+    deadline_s: float | None = Field(default=None, gt=0)
+    """Longest time for one call of the reward; votes that are late are missing, never zero."""
+
+
+class GrmReward(Section):
+    """The judge's reward as one summand."""
+
+    grm: Mapping[str, Any] = Field(max_length=0)
+    """Always {}: marks the entry as the judge's."""
+    weight: float = 1.0
+    """Factor of the judge's reward."""
+
+
+class RuleReward(Section):
+    """A rule beside the judge as one summand."""
+
+    path: str
+    """"module:function" or "file.py:function"; called with TRL's keywords, returns one number or
+    None (adds nothing) per completion."""
+    weight: float = 1.0
+    """Factor of the rule's number."""
+
+    @field_validator("path")
+    @classmethod
+    def _names_a_function(cls, value: str) -> str:
+        if not all(value.rpartition(":")[::2]):
+            raise ValueError(f"expected 'module:function' or 'file.py:function', found {value!r}")
+        return value
+
+
+def _entry_kind(value: object) -> str:
+    is_grm = "grm" in value if isinstance(value, Mapping) else isinstance(value, GrmReward)
+    return "grm_entry" if is_grm else "rule_entry"
+
+
+RewardEntry = Annotated[
+    Annotated[GrmReward, Tag("grm_entry")] | Annotated[RuleReward, Tag("rule_entry")],
+    Discriminator(_entry_kind),
+]
+
+
+class BreakerConfig(Section):
+    """When a training step has lost too many judgements to be worth a gradient."""
+
+    infrastructure: float = Field(default=0.5, ge=0, le=1)
+    """Largest share of a step's judgements lost to infrastructure; 1 never stops. 0.5: chosen by
+    us: below it, groups keep votes enough to rank; a run that went on at 91.6 % is known."""
+    judge: float = Field(default=0.9, ge=0, le=1)
+    """Largest share of the judgements that came which may hold no scores; 1 never stops. 0.9:
+    chosen by us, as an untrained judge may well start with few parsable answers."""
+
+
+class RewardConfig(Section):
+    """From votes to what the trainer receives."""
+
+    scale: Scale = "mean"
+    """mean: 1..10. sum: mean x k (paper Eq. 14). unit: mapped to [0, 1]. rank: share of siblings
+    beaten, in [0, 1]."""
+    rewards: tuple[RewardEntry, ...] = (GrmReward(grm={}),)
+    """Summands of the reward; exactly one is the judge's. Without the judge's there is no sum."""
+    on_failure: OnFailure = "abstain"
+    """What a completion without a valid judgement gets. abstain: None, which TRL leaves out of the
+    baseline. group_mean: its siblings' mean. drop_group: its siblings get none either. stop: end
+    the run."""
+    breaker: BreakerConfig = BreakerConfig()
+    """When to stop the run instead of training on what is left."""
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> Self:
+        judges = sum(isinstance(entry, GrmReward) for entry in self.rewards)
+        if judges != 1:
+            raise ValueError(f"expected exactly one entry with 'grm: {{}}', found {judges}")
+        return self
+
+
+class BudgetConfig(Section):
+    """What of a completion the judge gets to read."""
+
+    completion_view: View = "answer"
+    """answer: the text after the last </think>. full: everything."""
+    max_completion_chars: int | None = Field(default=None, ge=100)
+    """Longer completions keep head and tail, with a note on what was left out between them."""
+
+
+class StoreConfig(Section):
+    """Where votes are kept, so that a restart pays for nothing finished."""
+
+    path: Path | None = None
+    """A directory, shared by all processes of a run; null = keep nothing."""
+
+
+class TRLConfig(Section):
+    """For the TRL adapter only."""
+
+    columns: dict[str, str] = Field(default_factory=dict[str, str])
+    """Dataset columns to use, by our name: `reference` and `principles`."""
+    group_size: int | None = Field(default=None, ge=1)
+    """Completions per prompt in training; null = ask the trainer, else see from the prompts."""
+    gather_timeout_s: float = Field(default=1800.0, gt=0)
+    """Longest wait for the other ranks' judging. 1800: torch's own default for gloo."""
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, value: dict[str, str]) -> dict[str, str]:
+        unknown = sorted(set(value) - {"reference", "principles"})
+        if unknown:
+            raise ValueError(f"expected the keys 'reference' and 'principles', found {unknown}")
+        return value
+
+
+class SPCTConfig(Section):
+    """The whole file. Every section may be left out; the default is the bundled tiny GRM."""
+
+    plugins: tuple[Path, ...] = ()
+    """Python files to load as plugins; relative to the configuration file."""
+    engine: SerializeAsAny[EngineConfig] = TransformersConfig()
+    """What answers the judge's prompts; `kind` decides which other keys there are."""
+    template: TemplateConfig = TemplateConfig()
+    """How a task becomes the judge's prompt, and on which scale it scores."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How judgements are drawn."""
+    vote: VoteConfig = VoteConfig()
+    """How many judgements a group gets, and when that is enough."""
+    reward: RewardConfig = RewardConfig()
+    """From votes to what the trainer receives."""
+    budget: BudgetConfig = BudgetConfig()
+    """What of a completion the judge gets to read."""
+    store: StoreConfig = StoreConfig()
+    """Where votes are kept, so that a restart pays for nothing finished."""
+    trl: TRLConfig = TRLConfig()
+    """For the TRL adapter only."""
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine_by_kind(cls, value: object, info: ValidationInfo) -> object:
+        if not is_mapping(value):
+            return value
+        registry = info.context or load_plugins()
+        kind = value.get("kind", "transformers")
+        if kind not in registry.engines:
+            raise ValueError(f"expected kind: one of {sorted(registry.engines)}, found {kind!r}")
+        try:
+            return registry.engines[kind].model_validate(dict(value))
+        except ValidationError as error:
+            raise ValueError(_problems(error)) from None
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> SPCTConfig:
+        """Read a YAML file and apply overrides to it.
+
+        Args:
+            path: The file; None = all defaults.
+            overrides: "section.key=value", the value in YAML.
+
+        Raises:
+            ConfigError: The file cannot be read or does not describe a usable configuration.
+            PluginError: A plugin file cannot be loaded.
+        """
+        data = _read(Path(path)) if path is not None else {}
+        for override in overrides:
+            _override(data, override)
+        home = Path(path).parent if path is not None else Path()
+        files: Any = data.get("plugins") or []
+        if not is_list(files) or not all(isinstance(file, str) for file in files):
+            raise ConfigError(f"plugins: expected a list of Python files, found {files!r}")
+        data["plugins"] = [str(home / file) for file in files]
+        registry = load_plugins([Path(file) for file in data["plugins"]])
+        try:
+            return cls.model_validate(data, context=registry)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, path)) from None
+
+    def load_template(self, registry: Registry) -> Template:
+        """Find the template: a plugin's object, a bundled file, or a file of the user."""
+        name = self.template.name or self.engine.native_template
+        if name in registry.templates and name not in BUNDLED:
+            return registry.templates[name]
+        return load_template(name, self.template.scale)
+
+    def sampling_for(self, template: Template) -> Sampling:
+        """Give the sampling with the template's default length filled in."""
+        tokens = self.sampling.max_tokens or (512 if template.name == "tiny" else 4096)
+        return Sampling(self.sampling.temperature, self.sampling.top_p, tokens)
+
+    def digest(self) -> str:
+        """Identify what of the configuration changes a reward: 8 hex digits."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"store", "trl"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {str(path)!r}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config {str(path)!r} is not YAML: {reason}") from None
+    if data is None:
+        return {}
+    if not is_mapping(data):
+        raise ConfigError(f"config {str(path)!r}: expected keys and values, found {data!r:.60}")
+    return dict(data)
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"expected an override like vote.k=16, found {override!r}")
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = data.get(section, {})
+        if not is_mapping(inner):
+            raise ConfigError(f"override {override!r}: {section!r} is not a section")
+        data[section] = data = dict(inner)
+    try:
+        data[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is not YAML") from None
+
+
+def _explain(error: ValidationError, path: str | Path | None) -> str:
+    """Say in one line which keys are wrong and why."""
+    return f"config {str(path)!r}: {_problems(error)}" if path else f"config: {_problems(error)}"
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(_problem(details) for details in error.errors())
+
+
+def _problem(details: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in details["loc"] if part not in ("grm_entry", "rule_entry"))
+    kind, found = details["type"], f", found {details['input']!r:.60}"
+    match kind:
+        case "extra_forbidden":
+            message = "unknown key; `spct config --schema` lists the known ones"
+        case "value_error":
+            message = details["msg"].removeprefix("Value error, ")
+        case "missing":
+            message = "required, and not there"
+        case "model_type" | "model_attributes_type":
+            message = f"expected a section of keys and values{found}"
+        case _:
+            message = f"{details['msg']}{found}"
+    return f"{key}: {message}" if key else message

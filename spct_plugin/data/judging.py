@@ -1,0 +1,132 @@
+"""Judge a file of tasks into a file of rewards; it may be stopped and started at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spct_plugin.data.rows import BadRow, TaskRow, read_tasks, reward_row
+from spct_plugin.errors import TaskError
+from spct_plugin.failures import INFRASTRUCTURE_FAILURES, Failure
+from spct_plugin.reward_model import RewardModel
+from spct_plugin.types import GroupReward
+
+
+@dataclass
+class Summary:
+    """What happened to the rows of a file.
+
+    Attributes:
+        rows: Rows judged in this run.
+        resumed: Rows that an earlier run had finished.
+        bad: Lines that are no tasks.
+        unrewarded: Completions without a reward, in this run.
+        lost: Rows of this run that lost judgements to infrastructure; judged anew by the next run.
+        failures: Failed judgements of this run by kind.
+        judgements: Judgements of this run.
+    """
+
+    rows: int = 0
+    resumed: int = 0
+    bad: list[BadRow] = field(default_factory=list[BadRow])
+    unrewarded: int = 0
+    lost: int = 0
+    failures: Counter[Failure] = field(default_factory=Counter[Failure])
+    judgements: int = 0
+
+
+async def judge_file(
+    model: RewardModel, source: Path, target: Path, advance: Callable[[BadRow | TaskRow], None]
+) -> Summary:
+    """Judge every task of `source` and append its rewards to `target`, in order.
+
+    Rows that `target` already holds are not judged again, unless infrastructure failed them.
+
+    Args:
+        model: The judge.
+        source: Tasks, one per line.
+        target: Rewards, one per line; may be the unfinished work of an earlier run.
+        advance: Called for every line that is done with.
+
+    Raises:
+        TaskError: `source` cannot be read, or `target` was written with another configuration.
+    """
+    summary = Summary()
+    done = _resume(target, model.version)
+    waiting: list[TaskRow] = []
+
+    def fresh() -> Iterator[Any]:
+        for row in read_tasks(source):
+            if isinstance(row, BadRow):
+                summary.bad.append(row)
+                advance(row)
+            elif row.id in done:
+                summary.resumed += 1
+                advance(row)
+            else:
+                waiting.append(row)
+                yield row.task
+
+    with target.open("a", encoding="utf-8") as file:
+        async for reward in model.stream(fresh(), keep_judgements=True):
+            row = waiting.pop(0)
+            file.write(json.dumps(reward_row(row, reward)) + "\n")
+            file.flush()
+            _count(summary, reward)
+            advance(row)
+    return summary
+
+
+def count_lines(path: Path) -> int:
+    """Count lines, for a progress bar; 0 when the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return 0
+
+
+def _count(summary: Summary, reward: GroupReward) -> None:
+    summary.rows += 1
+    summary.judgements += len(reward.judgements or ())
+    summary.failures.update(reward.failures)
+    summary.unrewarded += sum(value is None for value in reward.rewards)
+    summary.lost += any(reward.failures.get(kind) for kind in INFRASTRUCTURE_FAILURES[:2])
+
+
+def _resume(target: Path, version: str) -> set[str]:
+    """Find the finished rows of an earlier run, and drop the others from the file."""
+    if not target.exists():
+        return set()
+    kept: list[bytes] = []
+    done: set[str] = set()
+    for line in target.read_bytes().splitlines(keepends=True):
+        row = _finished(line)
+        if row is None:
+            continue
+        if row["version"] != version:
+            raise TaskError(
+                f"{str(target)!r} was written with another configuration ({row['version']!r}, now "
+                f"{version!r}); choose another output file, or delete it"
+            )
+        kept.append(line)
+        done.add(row["id"])
+    draft = target.with_name(target.name + ".resume")
+    draft.write_bytes(b"".join(kept))
+    os.replace(draft, target)
+    return done
+
+
+def _finished(line: bytes) -> dict[str, Any] | None:
+    """Read a row that was written whole and lost nothing to infrastructure, else None."""
+    try:
+        row = json.loads(line)
+        lost = any(row["failures"].get(kind) for kind in INFRASTRUCTURE_FAILURES[:2])
+        return None if lost or not line.endswith(b"\n") else row | {"version": row["version"]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

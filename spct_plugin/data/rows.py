@@ -1,0 +1,147 @@
+"""Rows of JSONL files: tasks to judge, and rewards given. Checked here, at the edge.
+
+{"id": "a", "prompt": "Name a prime.", "completions": ["7", "8"], "label": 0}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spct_plugin.errors import TaskError
+from spct_plugin.types import GroupReward, Judgement, JudgeTask, is_mapping
+
+KNOWN_KEYS = {"id", "prompt", "completions", "reference", "principles", "label"}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One line of a task file.
+
+    Attributes:
+        id: Its name, unique in the file.
+        task: What to judge; keys of the row that are not ours are its metadata.
+        label: Index of the best completion, or 0/1 for one alone; never shown to a judge.
+    """
+
+    id: str
+    task: JudgeTask
+    label: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A line that is no task: its 1-based number, and what is wrong with it."""
+
+    line: int
+    problem: str
+
+
+def read_tasks(path: Path) -> Iterator[TaskRow | BadRow]:
+    """Read a task file line by line; a bad line is reported and the rest goes on.
+
+    Raises:
+        TaskError: The file cannot be read at all.
+    """
+    seen: set[str] = set()
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = parse_task(json.loads(line))
+                    if row.id in seen:
+                        raise TaskError(f"id: {row.id!r} stands in an earlier line too")
+                except (ValueError, RecursionError) as error:
+                    yield BadRow(number, _reason(error))
+                    continue
+                seen.add(row.id)
+                yield row
+    except OSError as error:
+        raise TaskError(f"cannot read {str(path)!r}: {error.strerror}") from None
+
+
+def parse_task(row: object) -> TaskRow:
+    """Check one row.
+
+    Raises:
+        TaskError: It is no task; the message names the key.
+    """
+    if not is_mapping(row):
+        raise TaskError(f"expected an object with id, prompt, completions, found {row!r:.40}")
+    missing = [key for key in ("id", "prompt", "completions") if key not in row]
+    if missing:
+        raise TaskError(f"expected the keys id, prompt, completions; missing: {', '.join(missing)}")
+    task = JudgeTask(
+        row["prompt"],
+        row["completions"],
+        reference=row.get("reference"),
+        principles=row.get("principles") or (),
+        metadata={key: value for key, value in row.items() if key not in KNOWN_KEYS},
+    )
+    return TaskRow(_id(row["id"]), task, _label(row.get("label"), len(task.completions)))
+
+
+def reward_row(row: TaskRow, reward: GroupReward) -> dict[str, Any]:
+    """Lay a row's rewards out for a file; unknown rewards are null."""
+    judgements = reward.judgements or ()
+    written = {
+        "id": row.id,
+        "rewards": reward.rewards,
+        "means": reward.means,
+        "k": reward.k,
+        "k_used": reward.k_used,
+        "failures": reward.failures,
+        "judgements": [judgement_row(judgement) for judgement in judgements],
+        "task": reward.task,
+        "version": reward.version,
+    }
+    return written if row.label is None else {**written, "label": row.label}
+
+
+def judgement_row(judgement: Judgement) -> dict[str, Any]:
+    """Lay one judgement out for a file."""
+    return {
+        "vote": judgement.vote,
+        "indices": judgement.indices,
+        "order": judgement.order,
+        "scores": judgement.scores,
+        "failure": judgement.failure,
+        "detail": judgement.detail,
+        "meta_score": judgement.meta_score,
+        "tokens": judgement.tokens,
+        "finish_reason": judgement.finish_reason,
+        "text": judgement.text,
+    }
+
+
+def _id(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise TaskError(f"id: expected a text or a whole number, found {value!r:.40}")
+    return str(value)
+
+
+def _label(value: object, n: int) -> int | None:
+    if value is None:
+        return None
+    allowed = range(max(2, n))
+    if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
+        raise TaskError(
+            f"label: expected the index of the best of {n} completions (0 or 1 for one alone), "
+            f"found {value!r:.40}"
+        )
+    return value
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at column {error.colno}"
+    return str(error)

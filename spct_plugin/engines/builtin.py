@@ -1,0 +1,107 @@
+"""The engines that ship with the package: their configuration, and their registration as a plugin.
+
+Only names and checks live here; the engines themselves are imported when they are built, so that
+reading a configuration needs neither torch nor an HTTP client.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from spct_plugin.engines import Engine, EngineConfig
+
+
+class TransformersConfig(EngineConfig):
+    """A model loaded into this process by transformers."""
+
+    kind: Literal["transformers"] = "transformers"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """This engine."""
+    model: str = "tiny"
+    """A folder, a hub id, or "tiny": the bundled GRM, a toy judge of a toy world."""
+    revision: str | None = None
+    """Revision of a hub model; part of every vote's key."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Weights' type; auto = what the checkpoint says, float32 for "tiny"."""
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1"; auto = the first GPU when there is one."""
+    batch_size: int = Field(default=256, ge=1)
+    """Answers generated at once. 256: chosen by us; more gains little on 2 cores."""
+    trust_remote_code: bool = False
+    """Run code that comes with the checkpoint."""
+
+    @property
+    def native_template(self) -> str:
+        """The tiny GRM reads only the template it was trained on."""
+        return "tiny" if self.model == "tiny" else "default"
+
+    def build(self) -> Engine:
+        """Make the engine; the weights are loaded by its first request."""
+        from spct_plugin.engines.transformers import TransformersEngine
+
+        return TransformersEngine(self)
+
+
+class OpenAIConfig(EngineConfig):
+    """Any server that speaks OpenAI's /v1/chat/completions: vLLM, SGLang, a hosted one."""
+
+    kind: Literal["openai"] = "openai"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """This engine."""
+    url: tuple[str, ...] = Field(min_length=1)
+    """Base address(es) ending in /v1; a request goes to the one with the fewest in flight."""
+    model: str
+    """Model name the server knows."""
+    revision: str | None = None
+    """Which weights stand behind the name; change it with them, or old votes are replayed."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; no file ever holds the key itself."""
+    max_in_flight: int = Field(default=512, ge=1)
+    """Requests at once, all addresses together. 512: chosen by us, about what one vLLM replica
+    schedules (its max_num_seqs is 256 to 1024)."""
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    """Longest wait for a connection. Chosen by us: a host that is up answers within one second."""
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    """Longest time for one try. Chosen by us: 4,096 tokens at 10 tokens/s under full load."""
+    retries: int = Field(default=5, ge=0)
+    """Tries after the first, on connection errors, 408, 429 and 5xx only. Chosen by us: with
+    back-off this bridges about 30 s of outage, one server restart behind a proxy."""
+    context: int | None = Field(default=None, ge=1)
+    """Tokens of prompt + answer the model can hold; None = leave it to the server to refuse."""
+    extra_body: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """More keys for every request's JSON body, such as chat_template_kwargs."""
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("url")
+    @classmethod
+    def _http_only(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"expected http://host:port/v1, found {url!r}")
+        return tuple(url.rstrip("/") for url in value)
+
+    def build(self) -> Engine:
+        """Make the engine; connections are opened by the first request."""
+        from spct_plugin.engines.openai import OpenAIEngine
+
+        return OpenAIEngine(self)
+
+
+class ReplayConfig(EngineConfig):
+    """Recorded judgements instead of a model: what `spct judge` wrote."""
+
+    kind: Literal["replay"] = "replay"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """This engine."""
+    path: Path
+    """The output file of `spct judge`."""
+
+    def build(self) -> Engine:
+        """Read the recording."""
+        from spct_plugin.engines.replay import ReplayEngine
+
+        return ReplayEngine(self.path)

@@ -1,0 +1,66 @@
+"""Which completions each vote shows to the judge, and in which order. Pure; randomness from a seed.
+
+A judge prefers positions. So votes come in squares: the n cyclic orders of one shuffle, in which
+every completion stands at every position exactly once, and the bias cancels in the mean. Votes of
+the same order share one request with `n` choices, whose prompt is computed once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request to the judge.
+
+    Attributes:
+        order: The completions to show, in the caller's numbering, in the order to show them.
+        votes: The votes that this request's choices belong to, one choice each.
+    """
+
+    order: tuple[int, ...]
+    votes: tuple[int, ...]
+
+
+def plan_wave(
+    n: int, votes: Sequence[int], seed: bytes, *, list_size: int | None = None, greedy: bool = False
+) -> list[Ask]:
+    """Plan the requests for one wave of votes on a group.
+
+    Args:
+        n: Completions in the group.
+        votes: Vote indices of this wave, ascending.
+        seed: Same seed, same plan; a wave that starts at another vote gets another shuffle.
+        list_size: The most completions in one request; None = all n. A larger group is split at
+            random into lists of nearly equal size, differently for each vote.
+        greedy: The judge decodes greedily (temperature 0), so a second choice of the same order
+            would repeat the first: one vote per distinct order, the others are left out.
+
+    Returns:
+        Requests. For a whole group the choices of the cyclic orders differ by at most one.
+    """
+    if not votes:
+        return []
+    if list_size is not None and n > list_size:
+        return [ask for vote in votes for ask in _split(n, vote, seed, list_size)]
+    base = list(range(n))
+    random.Random(seed + votes[0].to_bytes(4, "big")).shuffle(base)
+    asks = [Ask(tuple(base[turn:] + base[:turn]), tuple(votes[turn::n])) for turn in range(n)]
+    asks = [ask for ask in asks if ask.votes]
+    return [Ask(ask.order, ask.votes[:1]) for ask in asks] if greedy else asks
+
+
+def wave_size(n: int, at_least: int) -> int:
+    """Round `at_least` votes up to whole squares of n orders."""
+    return -(-at_least // n) * n
+
+
+def _split(n: int, vote: int, seed: bytes, list_size: int) -> list[Ask]:
+    """Deal a shuffled group into the fewest lists that fit, sizes differing by at most one."""
+    shuffled = list(range(n))
+    random.Random(seed + vote.to_bytes(4, "big")).shuffle(shuffled)
+    lists = -(-n // list_size)
+    return [Ask(tuple(shuffled[start::lists]), (vote,)) for start in range(lists)]

@@ -1,0 +1,175 @@
+"""Find plugins, load them, and collect what they register.
+
+    load_plugins([Path("my_judge.py")]).engines
+
+Built-ins register through the same hooks as everybody else. An installed plugin that cannot be
+loaded is named and skipped, or fatal when `strict`; two owners of one name are always an error.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from spct_plugin import builtin, hookspecs
+from spct_plugin.engines import EngineConfig
+from spct_plugin.errors import PluginError
+from spct_plugin.templates import Template
+from spct_plugin.voting import Vote
+
+log = logging.getLogger(__name__)
+
+HOOK_PREFIX = "spct_register_"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was found.
+
+    Attributes:
+        name: Entry point name, file path, or "builtin".
+        source: Distribution and version, or "file".
+        hooks: The hooks it implements, sorted; empty when it failed.
+        error: Why it could not be loaded; "" when it could.
+    """
+
+    name: str
+    source: str
+    hooks: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass
+class Registry:
+    """Everything registered, by name.
+
+    Attributes:
+        engines: Engine kinds and their configuration classes.
+        templates: Bundled templates and those of plugins.
+        votes: Ways to vote.
+        commands: Commands of `spct` that plugins add.
+        plugins: All plugins found, broken ones too.
+    """
+
+    engines: dict[str, type[EngineConfig]] = field(default_factory=dict[str, type[EngineConfig]])
+    templates: dict[str, Template] = field(default_factory=dict[str, Template])
+    votes: dict[str, Vote] = field(default_factory=dict[str, Vote])
+    commands: dict[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])
+    plugins: list[Plugin] = field(default_factory=list[Plugin])
+    owners: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+
+    def add(self, kind: str, name: str, value: object, owner: str) -> None:
+        """Take in one registration.
+
+        Raises:
+            PluginError: The name is taken.
+        """
+        if (kind, name) in self.owners:
+            raise PluginError(
+                f"{name!r} is registered in {kind} by plugin {self.owners[kind, name]!r} and again "
+                f"by {owner!r}; rename one, or leave one out with SPCT_LOAD_PLUGINS"
+            )
+        self.owners[kind, name] = owner
+        getattr(self, kind)[name] = value
+
+
+def load_plugins(files: Sequence[Path] = (), *, strict: bool = False) -> Registry:
+    """Load built-ins, installed plugins and local files, and let them register.
+
+    The environment variable SPCT_LOAD_PLUGINS, a comma-separated list of entry point names,
+    restricts the installed ones; empty means none.
+
+    Args:
+        files: Python files to load as plugins; one that fails is always an error.
+        strict: Raise for an installed plugin that fails, instead of naming and skipping it.
+
+    Raises:
+        PluginError: A name registered twice, or a plugin that fails and may not be skipped.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    registry = Registry()
+    _load(registry, manager, lambda: builtin, "builtin", "spct-plugin", strict=True)
+    for name, source, find in _installed():
+        _load(registry, manager, find, name, source, strict=strict)
+    for path in files:
+        _load(registry, manager, partial(_import_file, path), str(path), "file", strict=True)
+    return registry
+
+
+def _installed() -> Iterator[tuple[str, str, Callable[[], object]]]:
+    allowed = os.environ.get("SPCT_LOAD_PLUGINS")
+    for distribution in distributions():
+        for entry in distribution.entry_points:
+            if entry.group == hookspecs.PROJECT and (
+                allowed is None or entry.name in allowed.split(",")
+            ):
+                source = f"{distribution.metadata['Name']} {distribution.version}"
+                yield entry.name, source, entry.load
+
+
+def _load(
+    registry: Registry,
+    manager: pluggy.PluginManager,
+    find: Callable[[], object],
+    name: str,
+    source: str,
+    *,
+    strict: bool,
+) -> None:
+    try:
+        plugin, registrations = _registrations(manager, find(), name, source)
+    # Boundary: whatever a plugin raises, the host goes on and names it.
+    except Exception as error:
+        if strict:
+            raise PluginError(f"plugin {name!r} ({source}) cannot be loaded: {error!r}") from error
+        log.warning("plugin %r (%s) was skipped: %r", name, source, error)
+        plugin, registrations = Plugin(name, source, error=repr(error)), []
+    registry.plugins.append(plugin)
+    for kind, key, value in registrations:
+        registry.add(kind, key, value, name)
+
+
+def _registrations(
+    manager: pluggy.PluginManager, module: object, name: str, source: str
+) -> tuple[Plugin, list[tuple[str, str, object]]]:
+    """Register one plugin and run its hooks; a hook we do not know is an error."""
+    manager.register(module, name)
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError:
+        manager.unregister(name=name)
+        raise
+    found: list[tuple[str, str, object]] = []
+
+    def register(kind: str, key: str, value: object) -> None:
+        found.append((kind, key, value))
+
+    callers = sorted(manager.get_hookcallers(module) or [], key=lambda caller: caller.name)
+    for caller in callers:
+        kind = caller.name.removeprefix(HOOK_PREFIX)
+        for implementation in caller.get_hookimpls():
+            if implementation.plugin is module:
+                implementation.function(partial(register, kind))
+    return Plugin(name, source, tuple(caller.name for caller in callers)), found
+
+
+def _import_file(path: Path) -> object:
+    name = f"spct_local_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise PluginError(f"expected a Python file, found {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

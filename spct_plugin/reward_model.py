@@ -1,0 +1,327 @@
+"""The facade that every adapter calls: groups of completions in, rewards out.
+
+    model = RewardModel(SPCTConfig.load("judge.yaml"))
+    [group] = model.score_sync([JudgeTask("Name a prime.", ["7", "8"])])
+    group.rewards
+
+One async core; `score_sync` is the bridge for everybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from spct_plugin.budget import largest_list, view_task
+from spct_plugin.config import GrmReward, RuleReward, SPCTConfig
+from spct_plugin.engines import Engine
+from spct_plugin.errors import ConfigError
+from spct_plugin.failures import INFRASTRUCTURE_FAILURES, Failure
+from spct_plugin.judge import Case, Judge
+from spct_plugin.loop import run_sync
+from spct_plugin.meta_rm import MetaRM, NoMetaRM
+from spct_plugin.permutations import Ask, plan_wave, wave_size
+from spct_plugin.plugins import load_plugins
+from spct_plugin.rules import load_rule, sum_rules, task_keywords
+from spct_plugin.shaping import add_rules, apply_on_failure, check_breaker, scale_rewards
+from spct_plugin.store import Store
+from spct_plugin.types import GroupReward, Judgement, JudgeTask
+from spct_plugin.voting import Tally, is_decided, is_settled, keep_top, scores_matrix
+
+
+@dataclass(frozen=True, slots=True)
+class GroupVotes:
+    """What voting found for one group, before it becomes a reward.
+
+    Attributes:
+        tally: Means, votes and spread per completion.
+        counted: The judgements that counted: valid, and kept by the meta RM.
+        judgements: All judgements by vote, failed ones too.
+        task: Digest of the task as it was judged, 64 hex digits.
+        k_used: Votes taken.
+        seconds: Wall time.
+    """
+
+    tally: Tally
+    counted: tuple[Judgement, ...]
+    judgements: tuple[Judgement, ...]
+    task: str
+    k_used: int
+    seconds: float
+
+    @property
+    def failures(self) -> Counter[Failure]:
+        """Failed judgements by kind."""
+        return Counter(j.failure for j in self.judgements if j.failure is not None)
+
+
+class RewardModel:
+    """Judges groups of completions, votes, and shapes the rewards.
+
+    Args:
+        config: What to do; None = the defaults, with the tiny GRM that ships with the package.
+        engine: Use this engine instead of the configured one.
+        meta_rm: Scores judgements; the best k_meta are voted. None = all valid ones are.
+
+    Raises:
+        ConfigError: The parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        config: SPCTConfig | None = None,
+        *,
+        engine: Engine | None = None,
+        meta_rm: MetaRM | None = None,
+    ) -> None:
+        self.config = config or SPCTConfig()
+        registry = load_plugins(self.config.plugins)
+        if self.config.vote.how not in registry.votes:
+            raise ConfigError(
+                f"vote.how: expected one of {sorted(registry.votes)}, "
+                f"found {self.config.vote.how!r}"
+            )
+        if meta_rm is not None and self.config.vote.stop == "decided":
+            raise ConfigError(
+                "vote.stop: 'decided' cannot be used with a meta RM, which may yet drop any vote; "
+                "use 'settled'"
+            )
+        self._vote = registry.votes[self.config.vote.how]
+        self._meta_rm = meta_rm or NoMetaRM()
+        self._engine = engine or self.config.engine.build()
+        self._template = self.config.load_template(registry)
+        path = self.config.store.path
+        self._store = Store(path) if path is not None else None
+        self._secret = self._store.secret if self._store else secrets.token_bytes(32)
+        self._sampling = self.config.sampling_for(self._template)
+        self.version = f"{self._engine.identity}|{self._template.name}|{self.config.digest()}"
+        self._judge = Judge(self._engine, self._template, self._sampling, self.version, self._store)
+        self._rules = [
+            (entry.path, load_rule(entry.path), entry.weight)
+            for entry in self.config.reward.rewards
+            if isinstance(entry, RuleReward)
+        ]
+        [self._grm_weight] = [
+            entry.weight for entry in self.config.reward.rewards if isinstance(entry, GrmReward)
+        ]
+
+    @property
+    def scale(self) -> tuple[int, int]:
+        """Lowest and highest score of one judgement."""
+        return self._template.scale
+
+    async def score(
+        self, tasks: Sequence[JudgeTask], *, keep_judgements: bool = False
+    ) -> list[GroupReward]:
+        """Judge groups concurrently: one training step.
+
+        Args:
+            tasks: The groups.
+            keep_judgements: Return the judgements too.
+
+        Returns:
+            One reward group per task, in order.
+
+        Raises:
+            RewardError: The breaker, or `on_failure: stop`.
+        """
+        votes = await self.vote(tasks)
+        rule_sums = await self.rule_sums(
+            task_keywords(tasks), sum(len(g.tally.means) for g in votes)
+        )
+        return self.shape(votes, rule_sums, keep_judgements=keep_judgements)
+
+    def score_sync(
+        self, tasks: Sequence[JudgeTask], *, keep_judgements: bool = False
+    ) -> list[GroupReward]:
+        """Do what `score` does, from synchronous code."""
+        return run_sync(self.score(tasks, keep_judgements=keep_judgements))
+
+    async def stream(
+        self, tasks: Iterable[JudgeTask], *, window: int = 256, keep_judgements: bool = False
+    ) -> AsyncIterator[GroupReward]:
+        """Judge any number of groups in bounded memory; no breaker, as there is no step.
+
+        Args:
+            tasks: The groups; read as they are needed.
+            window: Most groups in memory. 256: chosen by us, enough to keep 512 requests in flight.
+            keep_judgements: Return the judgements too.
+
+        Yields:
+            One reward group per task, in order.
+        """
+        running: deque[asyncio.Task[GroupReward]] = deque()
+        try:
+            for task in tasks:
+                running.append(asyncio.create_task(self._score_one(task, keep_judgements)))
+                if len(running) >= window:
+                    yield await running.popleft()
+            while running:
+                yield await running.popleft()
+        finally:
+            for unfinished in running:
+                unfinished.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def vote(self, tasks: Sequence[JudgeTask]) -> list[GroupVotes]:
+        """Judge groups concurrently and vote, without making rewards of it."""
+        wait_s = self.config.vote.deadline_s
+        deadline = asyncio.get_running_loop().time() + wait_s if wait_s is not None else None
+        return await asyncio.gather(*(self._vote_group(task, deadline) for task in tasks))
+
+    async def rule_sums(self, keywords: Mapping[str, object], rows: int) -> list[float]:
+        """Sum the weighted rules beside the judge, one number per completion."""
+        return await sum_rules(self._rules, keywords, rows)
+
+    def shape(
+        self,
+        groups: Sequence[GroupVotes],
+        rule_sums: Sequence[float],
+        *,
+        keep_judgements: bool = False,
+        breaker: bool = True,
+    ) -> list[GroupReward]:
+        """Make rewards of the votes of one step. Pure.
+
+        Args:
+            groups: What `vote` returned.
+            rule_sums: What the rules add, for all completions of all groups in order.
+            keep_judgements: Return the judgements too.
+            breaker: Whether too many failures stop the run.
+
+        Raises:
+            RewardError: The breaker, or `on_failure: stop`.
+        """
+        reward = self.config.reward
+        if breaker:
+            failures = sum((group.failures for group in groups), Counter[Failure]())
+            total = sum(len(group.judgements) for group in groups)
+            limits = reward.breaker
+            check_breaker(failures, total, limits.infrastructure, limits.judge)
+        shaped: list[GroupReward] = []
+        start = 0
+        for group in groups:
+            end = start + len(group.tally.means)
+            shaped.append(self._shape_group(group, rule_sums[start:end], keep_judgements))
+            start = end
+        return shaped
+
+    async def aclose(self) -> None:
+        """Give back connections, memory and files."""
+        await self._engine.aclose()
+        if self._store is not None:
+            self._store.close()
+
+    async def _score_one(self, task: JudgeTask, keep_judgements: bool) -> GroupReward:
+        group = await self._vote_group(task, deadline=None)
+        rule_sums = await self.rule_sums(task_keywords([task]), len(task.completions))
+        [reward] = self.shape([group], rule_sums, keep_judgements=keep_judgements, breaker=False)
+        return reward
+
+    async def _vote_group(self, task: JudgeTask, deadline: float | None) -> GroupVotes:
+        """Take waves of votes until k are taken, they are enough, or the deadline has passed."""
+        start = time.perf_counter()
+        vote = self.config.vote
+        case = self._case(task, deadline)
+        n = len(task.completions)
+        list_size = self._list_size(case)
+        wave = vote.k if vote.stop == "never" else wave_size(n, vote.k_min)
+        judgements: list[Judgement] = []
+        counted: list[Judgement] = []
+        for first in range(0, vote.k, wave):
+            asks = plan_wave(
+                n,
+                range(first, min(vote.k, first + wave)),
+                case.seed,
+                list_size=list_size,
+                greedy=self._sampling.temperature == 0,
+            )
+            wave_judgements = await self._judged(case, asks)
+            judgements += wave_judgements
+            counted = keep_top(judgements, vote.k_meta)
+            if self._is_enough(scores_matrix(counted, n), wave_judgements):
+                break
+        return GroupVotes(
+            self._vote(scores_matrix(counted, n), n),
+            tuple(counted),
+            tuple(sorted(judgements, key=lambda j: j.vote)),
+            case.digest.hex(),
+            len({judgement.vote for judgement in judgements}),
+            time.perf_counter() - start,
+        )
+
+    async def _judged(self, case: Case, asks: Sequence[Ask]) -> list[Judgement]:
+        """Judge one wave and let the meta RM score what is valid."""
+        judgements = await self._judge.judge(case, asks)
+        valid = [j for j in judgements if j.scores is not None]
+        meta_scores = iter(await self._meta_rm.score(case.task, valid))
+        return [
+            replace(j, meta_score=next(meta_scores)) if j.scores is not None else j
+            for j in judgements
+        ]
+
+    def _is_enough(
+        self, scores_K_N: Sequence[Sequence[int | None]], wave: Sequence[Judgement]
+    ) -> bool:
+        """Tell whether to stop after this wave; also when a next one would fare no better."""
+        vote = self.config.vote
+        if all(j.failure in INFRASTRUCTURE_FAILURES for j in wave):
+            return True
+        if vote.stop == "settled":
+            return is_settled(scores_K_N, vote.tolerance, vote.min_spread)
+        if vote.stop == "decided":
+            votes_left = vote.k - 1 - max(j.vote for j in wave)
+            return is_decided(scores_K_N, votes_left, self.scale)
+        return False
+
+    def _case(self, task: JudgeTask, deadline: float | None) -> Case:
+        budget = self.config.budget
+        viewed = view_task(task, budget.completion_view, budget.max_completion_chars)
+        digest = viewed.digest()
+        seed = hashlib.sha256(b"%d" % self.config.sampling.seed + digest).digest()
+        nonce = ""
+        if self.config.template.nonce:
+            nonce = hmac.new(self._secret, digest, hashlib.sha256).hexdigest()[:12]
+        return Case(viewed, digest, seed, nonce, deadline)
+
+    def _list_size(self, case: Case) -> int:
+        """Take the least of the configured size, the template's, and what fits the context."""
+        n = len(case.task.completions)
+        limits = (n, self.config.vote.list_size, self._template.max_responses)
+        size = min(limit for limit in limits if limit is not None)
+        if self._engine.context is None:
+            return size
+        lengths = [len(str(completion)) for completion in case.task.completions]
+        longest_first = sorted(range(n), key=lambda i: lengths[i], reverse=True)
+        return max(1, largest_list(size, lambda s: self._judge.fits(case, longest_first[:s])))
+
+    def _shape_group(
+        self, group: GroupVotes, rule_sums: Sequence[float], keep_judgements: bool
+    ) -> GroupReward:
+        vote, reward = self.config.vote, self.config.reward
+        means = group.tally.means
+        scaled = scale_rewards(means, reward.scale, vote.k, self.scale)
+        rewards = apply_on_failure(
+            add_rules(scaled, self._grm_weight, rule_sums), reward.on_failure
+        )
+        return GroupReward(
+            rewards=tuple(rewards),
+            means=means,
+            sums=tuple(None if mean is None else mean * vote.k for mean in means),
+            votes=group.tally.votes,
+            spread=group.tally.spread,
+            k=vote.k,
+            k_used=group.k_used,
+            failures=dict(group.failures),
+            tokens=sum(judgement.tokens for judgement in group.judgements),
+            seconds=group.seconds,
+            version=self.version,
+            task=group.task,
+            judgements=group.judgements if keep_judgements else None,
+        )

@@ -1,0 +1,88 @@
+"""Rules beside the judge: plain reward functions, called with TRL's keywords in every framework."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spct_plugin.errors import ConfigError, RewardError
+from spct_plugin.types import JudgeTask
+
+Rule = Callable[..., Any]
+
+
+def load_rule(path: str) -> Rule:
+    """Import "module:function" or "file.py:function".
+
+    Raises:
+        ConfigError: There is no such file, module or function.
+    """
+    where, _, name = path.rpartition(":")
+    try:
+        module = (
+            _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        )
+    except (ImportError, OSError) as error:
+        raise ConfigError(f"reward.rewards: cannot import {where!r}: {error}") from error
+    rule = getattr(module, name, None)
+    if not callable(rule):
+        raise ConfigError(f"reward.rewards: expected a function {name!r} in {where!r}, found none")
+    return rule
+
+
+async def sum_rules(
+    rules: Sequence[tuple[str, Rule, float]], keywords: Mapping[str, Any], rows: int
+) -> list[float]:
+    """Call every rule and add up weight x number for each row.
+
+    Args:
+        rules: (path, function, weight); functions may be async.
+        keywords: `prompts`, `completions` and columns, lists of length `rows`, and what else the
+            framework hands over.
+        rows: Completions.
+
+    Returns:
+        One sum per row. A rule's None adds nothing, as in TRL.
+
+    Raises:
+        RewardError: A rule returned another number of values, or NaN or infinity.
+    """
+    sums = [0.0] * rows
+    for path, rule, weight in rules:
+        values = rule(**keywords)
+        if inspect.isawaitable(values):
+            values = await values
+        if len(values) != rows:
+            raise RewardError(f"rule {path!r}: expected {rows} numbers, found {len(values)}")
+        for row, value in enumerate(values):
+            if value is not None and not math.isfinite(value):
+                raise RewardError(f"rule {path!r}: expected a finite number or None, found {value}")
+            sums[row] += weight * float(value or 0.0)
+    return sums
+
+
+def task_keywords(tasks: Sequence[JudgeTask]) -> dict[str, Any]:
+    """Lay tasks out as TRL does: one row per completion, metadata keys as columns."""
+    rows = [(task, completion) for task in tasks for completion in task.as_dict()["completions"]]
+    columns = {key for task in tasks for key in task.metadata} - {"prompts", "completions"}
+    keywords: dict[str, Any] = {
+        column: [task.metadata.get(column) for task, _ in rows] for column in sorted(columns)
+    }
+    keywords["prompts"] = [[turn.as_dict() for turn in task.prompt] for task, _ in rows]
+    keywords["completions"] = [completion for _, completion in rows]
+    keywords["reference"] = [task.reference for task, _ in rows]
+    return keywords
+
+
+def _import_file(path: Path) -> object:
+    spec = importlib.util.spec_from_file_location(f"spct_rule_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,299 @@
+"""Votes and groups on disk: a restart pays for nothing finished, and a run can be read later.
+
+A store is a directory that all processes of a run share. Every process writes a SQLite file of its
+own (WAL, mode 0600), by one thread, never on the event loop; reading takes all files together.
+A vote is finished when its transaction is committed: `keep` returns only then, so a process killed
+with -9 has lost at most the requests that were in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import queue
+import secrets
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spct_plugin.engines import Choice
+from spct_plugin.errors import StoreError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS votes (
+    key BLOB PRIMARY KEY, text TEXT, finish_reason TEXT, tokens INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS groups (created REAL, record TEXT);
+"""
+# Rows in one transaction. 4096: chosen by us, some MB of text, far above what arrives meanwhile.
+BATCH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """Rows for the writer thread, and whom to tell when they are committed."""
+
+    votes: tuple[tuple[bytes, str, str | None, int], ...] = ()
+    group: Mapping[str, Any] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    done: asyncio.Future[None] | None = None
+    stop: bool = False
+
+
+class Store:
+    """Finished votes by key, and the groups they were voted for.
+
+    Args:
+        directory: Made when it is not there. Nothing is opened before the first use.
+
+    Attributes:
+        secret: 32 random bytes that stay the same for every run in this directory, so that a
+            restart renders the same prompts.
+
+    Raises:
+        StoreError: The directory cannot be used.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.secret = _run_secret(directory / "secret")
+        except OSError as error:
+            raise StoreError(f"store.path: cannot use {str(directory)!r}: {error}") from None
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[_Write] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spct-store-reader")
+        self._connections: dict[Path, sqlite3.Connection] = {}
+        self._where: dict[bytes, Path] | None = None
+        self._file = directory / f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.sqlite"
+
+    async def find(self, keys: Mapping[int, bytes]) -> dict[int, Choice]:
+        """Look up finished votes.
+
+        Args:
+            keys: Vote index to key.
+
+        Returns:
+            Vote index to choice, for those that some process has finished: before this store's
+            first use, or in this process since.
+        """
+        loop = asyncio.get_running_loop()
+        if self._where is None:
+            await loop.run_in_executor(self._reader, self._index)
+        where = self._where or {}
+        known = {vote: key for vote, key in keys.items() if key in where}
+        if not known:
+            return {}
+        return await loop.run_in_executor(self._reader, self._read, known)
+
+    async def keep(self, choices: Mapping[bytes, Choice]) -> None:
+        """Write finished votes; returns when they would survive a kill.
+
+        Raises:
+            StoreError: They cannot be written.
+        """
+        if not choices:
+            return
+        rows = tuple((key, c.text, c.finish_reason, c.tokens) for key, c in choices.items())
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._put(_Write(votes=rows, loop=loop, done=done))
+        await done
+        if self._where is not None:
+            self._where.update(dict.fromkeys(choices, self._file))
+
+    def keep_group(self, record: Mapping[str, Any]) -> None:
+        """Write what a group got, without waiting for the disk."""
+        self._put(_Write(group=record))
+
+    def groups(self) -> Iterator[dict[str, Any]]:
+        """Give all groups of all processes by time, with the texts of their judgements.
+
+        Raises:
+            StoreError: A file is damaged.
+        """
+        records: list[tuple[float, str]] = []
+        texts: dict[str, str] = {}
+        for path in self._files():
+            with _reading(path) as connection:
+                records += connection.execute("SELECT created, record FROM groups").fetchall()
+                for key, text in connection.execute("SELECT key, text FROM votes"):
+                    texts[key.hex()] = text
+        for created, text in sorted(records):
+            record = json.loads(text)
+            for judgement in record["judgements"]:
+                judgement["text"] = texts.get(judgement["key"], "")
+            yield record | {"created": created}
+
+    def close(self) -> None:
+        """Write what is queued and close the files."""
+        atexit.unregister(self.close)
+        with self._lock:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            self._queue.put(_Write(stop=True))
+            writer.join()
+        self._reader.submit(self._close_connections).result()
+        self._where = None
+
+    def _put(self, write: _Write) -> None:
+        with self._lock:
+            if self._writer is None:
+                self._writer = threading.Thread(
+                    target=self._write_forever, name="spct-store-writer", daemon=True
+                )
+                self._writer.start()
+                atexit.register(self.close)
+            self._queue.put(write)
+
+    def _write_forever(self) -> None:
+        connection: sqlite3.Connection | None = None
+        stop = False
+        while not stop:
+            batch = self._next_batch()
+            error: StoreError | None = None
+            try:
+                connection = connection or _create(self._file)
+                _commit(connection, batch)
+            except (sqlite3.Error, OSError) as problem:
+                error = StoreError(f"store: cannot write {str(self._file)!r}: {problem}")
+            _tell(batch, error)
+            stop = any(write.stop for write in batch)
+        if connection is not None:
+            connection.close()
+
+    def _next_batch(self) -> list[_Write]:
+        """Wait for a write and take what else has gathered: they share one transaction."""
+        batch = [self._queue.get()]
+        while len(batch) < BATCH:
+            try:
+                batch.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        return batch
+
+    def _files(self) -> list[Path]:
+        return sorted(self.directory.glob("*.sqlite"))
+
+    def _index(self) -> None:
+        """Learn which file holds which finished vote; once."""
+        if self._where is not None:
+            return
+        where: dict[bytes, Path] = {}
+        for path in self._files():
+            with _reading(path) as connection:
+                where.update((key, path) for (key,) in connection.execute("SELECT key FROM votes"))
+        self._where = where
+
+    def _read(self, keys: Mapping[int, bytes]) -> dict[int, Choice]:
+        found: dict[int, Choice] = {}
+        for vote, key in keys.items():
+            path = (self._where or {})[key]
+            if path not in self._connections:
+                self._connections[path] = _open(path)
+            row = self._connections[path].execute(
+                "SELECT text, finish_reason, tokens FROM votes WHERE key = ?", (key,)
+            )
+            found[vote] = Choice(*row.fetchone())
+        return found
+
+    def _close_connections(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+
+
+def _create(path: Path) -> sqlite3.Connection:
+    """Open this process's own file for writing, readable by nobody else."""
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    # A commit must survive a killed process, not a power cut: NORMAL leaves fsync to checkpoints.
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.executescript(SCHEMA)
+    return connection
+
+
+def _commit(connection: sqlite3.Connection, batch: list[_Write]) -> None:
+    votes = [row for write in batch for row in write.votes]
+    now = time.time()
+    groups = [(now, json.dumps(write.group)) for write in batch if write.group is not None]
+    connection.execute("BEGIN")
+    try:
+        connection.executemany("INSERT OR IGNORE INTO votes VALUES (?, ?, ?, ?)", votes)
+        connection.executemany("INSERT INTO groups VALUES (?, ?)", groups)
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _tell(batch: list[_Write], error: StoreError | None) -> None:
+    """Wake all who wait for this batch, one wake-up per event loop."""
+    waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for write in batch:
+        if write.loop is not None and write.done is not None:
+            waiting.setdefault(write.loop, []).append(write.done)
+    for loop, futures in waiting.items():
+        # A loop that was closed meanwhile has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_resolve, futures, error)
+
+
+def _resolve(futures: list[asyncio.Future[None]], error: StoreError | None) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("SELECT key FROM votes LIMIT 1")
+    except sqlite3.Error as error:
+        raise StoreError(
+            f"store: {str(path)!r} cannot be read ({error}); move it out of the directory"
+        ) from None
+    return connection
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Generator[sqlite3.Connection]:
+    connection = _open(path)
+    try:
+        yield connection
+    except sqlite3.Error as error:
+        raise StoreError(
+            f"store: {str(path)!r} cannot be read ({error}); move it out of the directory"
+        ) from None
+    finally:
+        connection.close()
+
+
+def _run_secret(path: Path) -> bytes:
+    """Read the directory's secret, or make it; two processes at once agree on one."""
+    if not path.exists():
+        draft = path.with_name(f"{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+        handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    return path.read_bytes()
