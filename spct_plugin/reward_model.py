@@ -28,6 +28,7 @@ from spct_plugin.loop import run_sync
 from spct_plugin.meta_rm import MetaRM, NoMetaRM
 from spct_plugin.permutations import Ask, plan_wave, wave_size
 from spct_plugin.plugins import load_plugins
+from spct_plugin.records import reward_record
 from spct_plugin.rules import load_rule, sum_rules, task_keywords
 from spct_plugin.shaping import add_rules, apply_on_failure, check_breaker, scale_rewards
 from spct_plugin.store import Store
@@ -132,10 +133,12 @@ class RewardModel:
             RewardError: The breaker, or `on_failure: stop`.
         """
         votes = await self.vote(tasks)
-        rule_sums = await self.rule_sums(
-            task_keywords(tasks), sum(len(g.tally.means) for g in votes)
-        )
-        return self.shape(votes, rule_sums, keep_judgements=keep_judgements)
+        rows = sum(len(task.completions) for task in tasks)
+        rule_sums = await self.rule_sums(task_keywords(tasks), rows)
+        rewards = self.shape(votes, rule_sums, keep_judgements=keep_judgements)
+        for task, group, reward in zip(tasks, votes, rewards, strict=True):
+            self.trace(task, group, reward)
+        return rewards
 
     def score_sync(
         self, tasks: Sequence[JudgeTask], *, keep_judgements: bool = False
@@ -212,6 +215,18 @@ class RewardModel:
             start = end
         return shaped
 
+    def trace(
+        self, task: JudgeTask, group: GroupVotes, reward: GroupReward, step: int | None = None
+    ) -> None:
+        """Keep what a group got in the store, if there is one, for reports; does not wait."""
+        if self._store is None:
+            return
+        record = reward_record(reward, group.judgements)
+        for written, judgement in zip(record["judgements"], group.judgements, strict=True):
+            # The text stands in the store already, under this key.
+            written["text"], written["key"] = "", judgement.key
+        self._store.keep_group(record | task.as_dict() | {"step": step})
+
     async def aclose(self) -> None:
         """Give back connections, memory and files."""
         await self._engine.aclose()
@@ -222,6 +237,7 @@ class RewardModel:
         group = await self._vote_group(task, deadline=None)
         rule_sums = await self.rule_sums(task_keywords([task]), len(task.completions))
         [reward] = self.shape([group], rule_sums, keep_judgements=keep_judgements, breaker=False)
+        self.trace(task, group, reward)
         return reward
 
     async def _vote_group(self, task: JudgeTask, deadline: float | None) -> GroupVotes:

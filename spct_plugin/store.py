@@ -144,7 +144,9 @@ class Store:
         if writer is not None:
             self._queue.put(_Write(stop=True))
             writer.join()
-        self._reader.submit(self._close_connections).result()
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
         self._where = None
 
     def _put(self, write: _Write) -> None:
@@ -208,11 +210,6 @@ class Store:
             found[vote] = Choice(*row.fetchone())
         return found
 
-    def _close_connections(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
-        self._connections.clear()
-
 
 def _create(path: Path) -> sqlite3.Connection:
     """Open this process's own file for writing, readable by nobody else."""
@@ -264,7 +261,7 @@ def _resolve(futures: list[asyncio.Future[None]], error: StoreError | None) -> N
 
 def _open(path: Path) -> sqlite3.Connection:
     try:
-        connection = sqlite3.connect(path, isolation_level=None)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.execute("SELECT key FROM votes LIMIT 1")
     except sqlite3.Error as error:
         raise StoreError(

@@ -1,4 +1,4 @@
-r"""For tests of and with this package: an engine that follows a script.
+r"""For tests of and with this package: an engine and a server that follow a script.
 
 engine = ScriptedEngine(["Scores: \\boxed{7, 3}"])
 RewardModel(engine=engine).score_sync([JudgeTask("Name a prime.", ["7", "8"])])
@@ -6,9 +6,15 @@ RewardModel(engine=engine).score_sync([JudgeTask("Name a prime.", ["7", "8"])])
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from spct_plugin.engines import Choice, Request
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 Script = Callable[[Request], str | Choice | Exception]
 
@@ -53,3 +59,86 @@ class ScriptedEngine:
         if isinstance(answer, Exception):
             raise answer
         return answer if isinstance(answer, Choice) else Choice(answer, "stop", len(answer.split()))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a `FakeServer` answers one request with.
+
+    Attributes:
+        texts: One choice each; as many as asked for, or fewer, or more.
+        status: HTTP status; any other than 200 sends `body`.
+        body: Body of an error, or raw bytes instead of the JSON of a completion.
+        headers: Extra headers.
+        finish_reason: Of all choices.
+        delay_s: Wait before answering.
+        drop: Close the connection instead of answering.
+    """
+
+    texts: Sequence[str] = ()
+    status: int = 200
+    body: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    finish_reason: str = "stop"
+    delay_s: float = 0.0
+    drop: bool = False
+
+
+class FakeServer:
+    r"""An OpenAI-compatible server on loopback, for tests of what crosses the network.
+
+        async with FakeServer(lambda body: Reply(["Scores: \\boxed{7, 3}"] * body["n"])) as server:
+            OpenAIConfig(url=server.url, model="fake")
+
+    Args:
+        answer: From a request's JSON body to a reply.
+        port: Listen here; 0 = any free one.
+
+    Attributes:
+        bodies: The JSON bodies of all requests so far.
+        url: Base address ending in /v1.
+    """
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Reply], port: int = 0) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.url = ""
+        self._answer = answer
+        self._port = port
+
+    async def __aenter__(self) -> FakeServer:
+        from aiohttp import web
+
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_post("/v1/chat/completions", self._complete)
+        # Nothing is logged per request: the speed benchmarks run against this server.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        self._port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}/v1"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        from aiohttp import web
+
+        body = await request.json()
+        self.bodies.append(body)
+        reply = self._answer(body)
+        await asyncio.sleep(reply.delay_s)
+        if reply.drop and request.transport is not None:
+            request.transport.abort()
+        if reply.status != 200 or reply.body is not None:
+            return web.Response(text=reply.body or "", status=reply.status, headers=reply.headers)
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": text},
+                "finish_reason": reply.finish_reason,
+            }
+            for index, text in enumerate(reply.texts)
+        ]
+        tokens = sum(len(text.split()) for text in reply.texts)
+        return web.json_response({"choices": choices, "usage": {"completion_tokens": tokens}})

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spct_plugin.data.rows import BadRow, TaskRow, read_tasks, reward_row
+from spct_plugin.data.rows import BadRow, TaskRow, read_tasks
 from spct_plugin.errors import TaskError
 from spct_plugin.failures import INFRASTRUCTURE_FAILURES, Failure
+from spct_plugin.records import reward_record
 from spct_plugin.reward_model import RewardModel
 from spct_plugin.types import GroupReward
 
@@ -75,7 +76,7 @@ async def judge_file(
     with target.open("a", encoding="utf-8") as file:
         async for reward in model.stream(fresh(), keep_judgements=True):
             row = waiting.pop(0)
-            file.write(json.dumps(reward_row(row, reward)) + "\n")
+            file.write(json.dumps(_record(row, reward)) + "\n")
             file.flush()
             _count(summary, reward)
             advance(row)
@@ -89,6 +90,11 @@ def count_lines(path: Path) -> int:
             return sum(1 for _ in file)
     except OSError:
         return 0
+
+
+def _record(row: TaskRow, reward: GroupReward) -> dict[str, Any]:
+    record = {"id": row.id, **reward_record(reward, reward.judgements or ())}
+    return record if row.label is None else {**record, "label": row.label}
 
 
 def _count(summary: Summary, reward: GroupReward) -> None:

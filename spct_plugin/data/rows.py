@@ -1,4 +1,4 @@
-"""Rows of JSONL files: tasks to judge, and rewards given. Checked here, at the edge.
+"""Rows of task files (JSONL): read and checked here, at the edge.
 
 {"id": "a", "prompt": "Name a prime.", "completions": ["7", "8"], "label": 0}
 """
@@ -9,10 +9,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spct_plugin.errors import TaskError
-from spct_plugin.types import GroupReward, Judgement, JudgeTask, is_mapping
+from spct_plugin.types import JudgeTask, is_mapping
 
 KNOWN_KEYS = {"id", "prompt", "completions", "reference", "principles", "label"}
 
@@ -84,39 +83,6 @@ def parse_task(row: object) -> TaskRow:
         metadata={key: value for key, value in row.items() if key not in KNOWN_KEYS},
     )
     return TaskRow(_id(row["id"]), task, _label(row.get("label"), len(task.completions)))
-
-
-def reward_row(row: TaskRow, reward: GroupReward) -> dict[str, Any]:
-    """Lay a row's rewards out for a file; unknown rewards are null."""
-    judgements = reward.judgements or ()
-    written = {
-        "id": row.id,
-        "rewards": reward.rewards,
-        "means": reward.means,
-        "k": reward.k,
-        "k_used": reward.k_used,
-        "failures": reward.failures,
-        "judgements": [judgement_row(judgement) for judgement in judgements],
-        "task": reward.task,
-        "version": reward.version,
-    }
-    return written if row.label is None else {**written, "label": row.label}
-
-
-def judgement_row(judgement: Judgement) -> dict[str, Any]:
-    """Lay one judgement out for a file."""
-    return {
-        "vote": judgement.vote,
-        "indices": judgement.indices,
-        "order": judgement.order,
-        "scores": judgement.scores,
-        "failure": judgement.failure,
-        "detail": judgement.detail,
-        "meta_score": judgement.meta_score,
-        "tokens": judgement.tokens,
-        "finish_reason": judgement.finish_reason,
-        "text": judgement.text,
-    }
 
 
 def _id(value: object) -> str:
