@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from spct_plugin.engines import Choice, Engine, Request, Sampling
@@ -82,6 +82,8 @@ class Judge:
 
         With a store, judgements are on disk when this returns.
         """
+        if len(asks) == 1:
+            return await self._ask(case, asks[0])
         answered = await asyncio.gather(*(self._ask(case, ask) for ask in asks))
         return [judgement for judgements in answered for judgement in judgements]
 
@@ -111,7 +113,8 @@ class Judge:
             return _Outcome(known, keys)
         outcome = await self._generate(case, ask, prompt, missing)
         await store.keep({keys[vote]: choice for vote, choice in outcome.choices.items()})
-        return replace(outcome, choices={**known, **outcome.choices}, keys=keys)
+        choices = {**known, **outcome.choices} if known else outcome.choices
+        return _Outcome(choices, keys, outcome.failure, outcome.detail, outcome.seconds)
 
     async def _generate(
         self, case: Case, ask: Ask, prompt: str, votes: tuple[int, ...]

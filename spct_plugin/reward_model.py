@@ -250,6 +250,7 @@ class RewardModel:
         wave = vote.k if vote.stop == "never" else wave_size(n, vote.k_min)
         judgements: list[Judgement] = []
         counted: list[Judgement] = []
+        scores_K_N: list[list[int | None]] = []
         for first in range(0, vote.k, wave):
             asks = plan_wave(
                 n,
@@ -261,10 +262,11 @@ class RewardModel:
             wave_judgements = await self._judged(case, asks)
             judgements += wave_judgements
             counted = keep_top(judgements, vote.k_meta)
-            if self._is_enough(scores_matrix(counted, n), wave_judgements):
+            scores_K_N = scores_matrix(counted, n)
+            if self._is_enough(scores_K_N, wave_judgements):
                 break
         return GroupVotes(
-            self._vote(scores_matrix(counted, n), n),
+            self._vote(scores_K_N, n),
             tuple(counted),
             tuple(sorted(judgements, key=lambda j: j.vote)),
             case.digest.hex(),
@@ -276,9 +278,10 @@ class RewardModel:
         """Judge one wave and let the meta RM score what is valid."""
         judgements = await self._judge.judge(case, asks)
         valid = [j for j in judgements if j.scores is not None]
-        meta_scores = iter(await self._meta_rm.score(case.task, valid))
+        meta_scores = await self._meta_rm.score(case.task, valid)
+        scored = {id(j): score for j, score in zip(valid, meta_scores, strict=True)}
         return [
-            replace(j, meta_score=next(meta_scores)) if j.scores is not None else j
+            j if (score := scored.get(id(j))) is None else replace(j, meta_score=score)
             for j in judgements
         ]
 

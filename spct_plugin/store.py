@@ -31,7 +31,7 @@ from spct_plugin.errors import StoreError
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS votes (
     key BLOB PRIMARY KEY, text TEXT, finish_reason TEXT, tokens INTEGER
-) WITHOUT ROWID;
+);
 CREATE TABLE IF NOT EXISTS groups (created REAL, record TEXT);
 """
 # Rows in one transaction. 4096: chosen by us, some MB of text, far above what arrives meanwhile.
@@ -117,25 +117,6 @@ class Store:
         """Write what a group got, without waiting for the disk."""
         self._put(_Write(group=record))
 
-    def groups(self) -> Iterator[dict[str, Any]]:
-        """Give all groups of all processes by time, with the texts of their judgements.
-
-        Raises:
-            StoreError: A file is damaged.
-        """
-        records: list[tuple[float, str]] = []
-        texts: dict[str, str] = {}
-        for path in self._files():
-            with _reading(path) as connection:
-                records += connection.execute("SELECT created, record FROM groups").fetchall()
-                for key, text in connection.execute("SELECT key, text FROM votes"):
-                    texts[key.hex()] = text
-        for created, text in sorted(records):
-            record = json.loads(text)
-            for judgement in record["judgements"]:
-                judgement["text"] = texts.get(judgement["key"], "")
-            yield record | {"created": created}
-
     def close(self) -> None:
         """Write what is queued and close the files."""
         atexit.unregister(self.close)
@@ -185,15 +166,12 @@ class Store:
                 break
         return batch
 
-    def _files(self) -> list[Path]:
-        return sorted(self.directory.glob("*.sqlite"))
-
     def _index(self) -> None:
         """Learn which file holds which finished vote; once."""
         if self._where is not None:
             return
         where: dict[bytes, Path] = {}
-        for path in self._files():
+        for path in _files(self.directory):
             with _reading(path) as connection:
                 where.update((key, path) for (key,) in connection.execute("SELECT key FROM votes"))
         self._where = where
@@ -209,6 +187,30 @@ class Store:
             )
             found[vote] = Choice(*row.fetchone())
         return found
+
+
+def read_groups(directory: Path) -> Iterator[dict[str, Any]]:
+    """Give all groups that any process kept in a directory, by time, with their judgements' texts.
+
+    Raises:
+        StoreError: A file is damaged.
+    """
+    records: list[tuple[float, str]] = []
+    texts: dict[str, str] = {}
+    for path in _files(directory):
+        with _reading(path) as connection:
+            records += connection.execute("SELECT created, record FROM groups").fetchall()
+            for key, text in connection.execute("SELECT key, text FROM votes"):
+                texts[key.hex()] = text
+    for created, text in sorted(records):
+        record = json.loads(text)
+        for judgement in record["judgements"]:
+            judgement["text"] = texts.get(judgement["key"], "")
+        yield record | {"created": created}
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.sqlite"))
 
 
 def _create(path: Path) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from spct_plugin.cli import config, judge, plugins
+from spct_plugin.cli import config, judge, plugins, report
 from spct_plugin.errors import ConfigError, PluginError, SPCTError
 from spct_plugin.plugins import load_plugins
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("judge")(judge.judge)
 app.command("config")(config.config)
 app.command("plugins")(plugins.plugins)
+app.command("report")(report.report)
 
 
 @app.callback()

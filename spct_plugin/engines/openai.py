@@ -80,14 +80,17 @@ class OpenAIEngine:
         """
         body = json.dumps(self._body(request)).encode()
         connections = self._here()
+        failed: set[str] = set()
         async with connections.slots:
             for attempt in range(self.config.retries + 1):
+                url = _least_loaded(connections.load, failed)
                 try:
-                    answer = await self._post(connections, body)
+                    answer = await self._post(connections, url, body)
                     return _choices(answer, len(request.votes))
                 except EngineError as error:
                     if not error.retryable or attempt == self.config.retries:
                         raise
+                    failed.add(url)
                     await asyncio.sleep(_wait_s(attempt, error))
         raise AssertionError("the last attempt returns or raises")
 
@@ -121,13 +124,12 @@ class OpenAIEngine:
             **self.config.extra_body,
         }
 
-    async def _post(self, connections: _Connections, body: bytes) -> object:
-        """Send one try to the address with the least load.
+    async def _post(self, connections: _Connections, url: str, body: bytes) -> object:
+        """Send one try.
 
         Raises:
             EngineError: It failed; `retryable` says whether another try may do better.
         """
-        url = min(connections.load, key=connections.load.__getitem__)
         connections.load[url] += 1
         try:
             async with connections.session.post(f"{url}/chat/completions", data=body) as response:
@@ -141,6 +143,11 @@ class OpenAIEngine:
             raise EngineError(f"{url} answered 200 without JSON", retryable=True) from error
         finally:
             connections.load[url] -= 1
+
+
+def _least_loaded(load: Mapping[str, int], failed: set[str]) -> str:
+    """Choose an address that has not failed this request; when all have, any."""
+    return min([url for url in load if url not in failed] or load, key=load.__getitem__)
 
 
 class _RetryAfterError(EngineError):

@@ -169,7 +169,8 @@ def test_conversational_rows(train, config_file, shown):
     rows = [{"prompt": [{"role": "user", "content": f"write a note {i}"}]} for i in range(8)]
     trainer = train(GRPOTrainer, GRPOConfig, spct_trl.make_reward(config_file()), rows=rows)
     assert {len(group) for group in shown()} == {4}
-    texts = [completion[0]["content"] for completion in trainer._logs["completion"]]
+    logged = list(trainer._logs["completion"])  # TRL 1.14 logs texts, 1.16 messages
+    texts = [entry if isinstance(entry, str) else entry[0]["content"] for entry in logged]
     assert list(trainer._logs["rewards"]["grm_reward"]) == [content_score(t) for t in texts]
 
 

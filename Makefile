@@ -1,0 +1,55 @@
+# Everything is called through make; each target sets up what it needs and is quick when it is done.
+
+PYTHON ?= python3
+# The wheel for a machine without a GPU. A plain `torch` would bring gigabytes of CUDA libraries;
+# on a GPU machine say: make setup TORCH=torch
+TORCH ?= torch==2.13.0
+# The oldest TRL we support, beside the transformers that OpenRLHF pins; TRL 1.14 forgot to ask for
+# requests.
+OLDEST := trl==1.14.0 transformers==5.15.0 requests
+
+BIN := .venv/bin
+OLDEST_BIN := .venv-oldest/bin
+
+.PHONY: setup demo test test-long test-oldest check docs bench clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[trl,report,dev]'
+	touch $@
+
+.venv-oldest/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST_BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(OLDEST_BIN)/pip install --quiet --disable-pip-version-check -e '.[trl,report,dev]' $(OLDEST)
+	touch $@
+
+demo: setup
+	$(BIN)/spct demo
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/pyright
+
+test: check
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+test-long: test test-oldest
+	$(BIN)/pytest -m 'slow and not gpu'
+
+test-oldest: .venv-oldest/ready
+	$(OLDEST_BIN)/pytest tests/trl
+
+docs: setup
+	$(BIN)/spct config --reference > docs/configuration.md
+
+bench: setup
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf .venv .venv-oldest .pytest_cache .ruff_cache .hypothesis

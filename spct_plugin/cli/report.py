@@ -1,0 +1,22 @@
+"""`spct report`: a run as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    source: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A store's directory, or output of spct judge.")
+    ],
+    target: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
+) -> None:
+    """Write curves, failures and judgements to read as one self-contained HTML page."""
+    from spct_plugin.report import read_groups, write_report
+
+    groups = read_groups(source)
+    write_report(groups, target, title=f"Judged groups of {source}")
+    typer.echo(f"{len(groups)} groups: {target}")

@@ -1,0 +1,233 @@
+"""The HTTP engine against a real server on loopback."""
+
+import asyncio
+import itertools
+import time
+from email.utils import formatdate
+
+import pytest
+
+from spct_plugin import ConfigError, EngineError
+from spct_plugin.engines import Request, Sampling
+from spct_plugin.engines import openai as openai_engine
+from spct_plugin.engines.builtin import OpenAIConfig
+from spct_plugin.testing import FakeServer, Reply
+
+
+def request(votes=(0,), **changes):
+    sampling = Sampling(temperature=0.5, top_p=1.0, max_tokens=64)
+    return Request("judge this", tuple(votes), sampling, seed=7, **changes)
+
+
+def engine_for(*servers, **options):
+    urls = tuple(server if isinstance(server, str) else server.url for server in servers)
+    return openai_engine.OpenAIEngine(OpenAIConfig(url=urls, model="grm", **options))
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    """Keep the shape of the back-off and shrink its seconds."""
+    monkeypatch.setattr(openai_engine, "FIRST_WAIT_S", 0.01)
+
+
+async def ask(reply, votes=(0,), **options):
+    """Ask a server that answers by `reply` once; give the choices and the server."""
+    async with FakeServer(reply) as server:
+        engine = engine_for(server, **options)
+        try:
+            return await engine.generate(request(votes)), server
+        finally:
+            await engine.aclose()
+
+
+def echo(body):
+    return Reply([f"answer {index} of {body['n']}" for index in range(body["n"])])
+
+
+async def test_votes_share_one_request():
+    choices, server = await ask(echo, votes=(0, 2, 4))
+    assert [choice.text for choice in choices] == [f"answer {i} of 3" for i in range(3)]
+    assert sum(choice.tokens for choice in choices) == 12
+    assert server.bodies == [
+        {
+            "model": "grm", "messages": [{"role": "user", "content": "judge this"}], "n": 3,
+            "temperature": 0.5, "top_p": 1.0, "max_tokens": 64, "seed": 7,
+        }
+    ]  # fmt: skip
+
+
+async def test_extra_body_is_sent_along():
+    _, server = await ask(echo, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+    assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+async def test_more_choices_than_asked_are_cut():
+    choices, _ = await ask(lambda body: Reply(["a", "b", "c"]), votes=(0, 1))
+    assert [choice.text for choice in choices] == ["a", "b"]
+
+
+async def test_finish_reason_and_refusal_are_kept():
+    choices, _ = await ask(lambda body: Reply(["cut"], finish_reason="length"))
+    assert choices[0].finish_reason == "length"
+    body = '{"choices": [{"message": {"refusal": "I will not"}, "finish_reason": "stop"}]}'
+    choices, _ = await ask(lambda _: Reply(body=body))
+    assert (choices[0].text, choices[0].finish_reason) == ("I will not", "content_filter")
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+async def test_what_may_pass_is_tried_again(status):
+    replies = itertools.chain([Reply(status=status), Reply(status=status)], itertools.repeat(None))
+    choices, server = await ask(lambda body: next(replies) or echo(body))
+    assert choices[0].text == "answer 0 of 1"
+    assert len(server.bodies) == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+async def test_other_refusals_are_final_at_once(status):
+    calls = []
+
+    def refuse(body):
+        calls.append(body)
+        return Reply(status=status, body="no such model\nreally")
+
+    with pytest.raises(EngineError, match=f"answered {status}: no such model really") as raised:
+        await ask(refuse)
+    assert raised.value.status_code == status
+    assert not raised.value.retryable
+    assert len(calls) == 1
+
+
+async def test_retries_end():
+    calls = []
+
+    def refuse(body):
+        calls.append(body)
+        return Reply(status=500)
+
+    with pytest.raises(EngineError, match="answered 500"):
+        await ask(refuse, retries=2)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("body", ["not json", "{}", '{"choices": []}', "[1]", "null"])
+async def test_an_answer_without_choices_is_tried_again(body):
+    replies = itertools.chain([Reply(body=body)], itertools.repeat(None))
+    choices, server = await ask(lambda sent: next(replies) or echo(sent))
+    assert choices[0].text == "answer 0 of 1"
+    assert len(server.bodies) == 2
+
+
+async def test_a_dropped_connection_is_tried_again():
+    replies = itertools.chain([Reply(drop=True)], itertools.repeat(None))
+    choices, server = await ask(lambda body: next(replies) or echo(body))
+    assert choices[0].text == "answer 0 of 1"
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("header", ["1", "date"])
+async def test_retry_after_is_waited_for(header):
+    value = formatdate(time.time() + 2, usegmt=True) if header == "date" else header
+    limited = Reply(status=429, headers={"Retry-After": value})
+    replies = itertools.chain([limited], itertools.repeat(None))
+    start = time.monotonic()
+    await ask(lambda body: next(replies) or echo(body))
+    assert time.monotonic() - start >= 0.9
+
+
+async def test_a_slow_answer_ends_in_time():
+    with pytest.raises(EngineError, match=r"no answer within engine\.request_timeout_s"):
+        await ask(lambda body: Reply(["late"], delay_s=30), request_timeout_s=0.2, retries=0)
+
+
+async def test_nobody_listening():
+    engine = engine_for("http://127.0.0.1:9/v1", retries=1)
+    with pytest.raises(EngineError, match=r"127\.0\.0\.1:9/v1: cannot connect"):
+        await engine.generate(request())
+    await engine.aclose()
+
+
+async def test_a_prompt_too_long_for_the_server_is_named_so():
+    text = "This model's maximum context length is 4096 tokens"
+    with pytest.raises(EngineError) as raised:
+        await ask(lambda body: Reply(status=400, body=text))
+    assert raised.value.failure == "too_long"
+
+
+async def test_no_more_than_max_in_flight():
+    running, most = 0, 0
+
+    async def scenario():
+        nonlocal running, most
+
+        class Counting(FakeServer):
+            async def _complete(self, http_request):
+                nonlocal running, most
+                running += 1
+                most = max(most, running)
+                await asyncio.sleep(0.01)
+                running -= 1
+                return await super()._complete(http_request)
+
+        async with Counting(echo) as server:
+            engine = engine_for(server, max_in_flight=4)
+            await asyncio.gather(*(engine.generate(request()) for _ in range(40)))
+            await engine.aclose()
+
+    await scenario()
+    assert most == 4
+
+
+async def test_requests_are_spread_over_addresses_by_load():
+    async with FakeServer(echo) as first, FakeServer(echo) as second:
+        engine = engine_for(first, second)
+        await asyncio.gather(*(engine.generate(request()) for _ in range(40)))
+        await engine.aclose()
+        assert 10 <= len(first.bodies) <= 30
+        assert len(first.bodies) + len(second.bodies) == 40
+
+
+async def test_a_dead_address_is_left_by_the_retry():
+    async with FakeServer(echo) as alive:
+        engine = engine_for("http://127.0.0.1:9/v1", alive)
+        answers = await asyncio.gather(*(engine.generate(request()) for _ in range(20)))
+        await engine.aclose()
+    assert len(answers) == 20
+
+
+def test_every_event_loop_has_its_own_connections():
+    async def once(server_url):
+        engine = engines.setdefault("one", engine_for(server_url))
+        choices = await engine.generate(request())
+        await engine.aclose()
+        return choices
+
+    async def serve_and_ask():
+        async with FakeServer(echo) as server:
+            return await once(server.url), server
+
+    engines = {}
+    asyncio.run(serve_and_ask())
+    engines.clear()
+    asyncio.run(serve_and_ask())
+    assert engines["one"].identity == "grm"
+
+
+def test_the_key_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    engine = engine_for("http://a/v1", api_key_env="JUDGE_KEY")
+    assert engine._headers["Authorization"] == "Bearer secret"
+    monkeypatch.delenv("JUDGE_KEY")
+    with pytest.raises(ConfigError, match="the environment variable 'JUDGE_KEY' is not set"):
+        engine_for("http://a/v1", api_key_env="JUDGE_KEY")
+
+
+def test_identity_is_the_model_and_not_the_address():
+    assert engine_for("http://a/v1").identity == engine_for("http://b/v1").identity == "grm"
+    assert engine_for("http://a/v1", revision="v2").identity == "grm@v2"
+
+
+def test_the_context_is_estimated_from_bytes():
+    engine = engine_for("http://a/v1", context=200)
+    assert engine.fits("x" * 300, 100)
+    assert not engine.fits("x" * 301, 100)
+    assert engine_for("http://a/v1").fits("x" * 10**6, 10**6)
