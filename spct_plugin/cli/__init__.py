@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from spct_plugin.cli import config, judge, plugins, report
+from spct_plugin.cli import config, demo, judge, plugins, report, tiny
 from spct_plugin.errors import ConfigError, PluginError, SPCTError
 from spct_plugin.plugins import load_plugins
 
@@ -18,10 +18,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Generative reward models for RLHF: judge, vote, reward, train the judge.",
 )
+app.command("demo")(demo.demo)
 app.command("judge")(judge.judge)
 app.command("config")(config.config)
 app.command("plugins")(plugins.plugins)
 app.command("report")(report.report)
+app.add_typer(tiny.tiny, name="tiny")
 
 
 @app.callback()

@@ -42,7 +42,7 @@ def read_groups(path: Path) -> list[Group]:
         TaskError: There is nothing to read, or a line is not one of `spct judge`.
         StoreError: A file of the store is damaged.
     """
-    groups = list(store.read_groups(path)) if path.is_dir() else _read_rows(path)
+    groups: list[Group] = [*store.read_groups(path)] if path.is_dir() else _read_rows(path)
     if not groups:
         raise TaskError(f"expected judged groups in {str(path)!r}, found none")
     return groups

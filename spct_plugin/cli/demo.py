@@ -1,0 +1,56 @@
+"""`spct demo`: the offline main job."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def demo(
+    report: Annotated[Path, typer.Option("--report", help="The HTML page.")] = Path(
+        "demo_report.html"
+    ),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--folder", help="Run files; emptied.")] = Path(
+        "runs/demo"
+    ),
+    steps: Annotated[int | None, typer.Option(help="Updates of the policy.")] = None,
+    prompts: Annotated[int | None, typer.Option(help="Held-out prompts.")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Votes per group.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the training run.")] = 0,
+    permuted: Annotated[
+        bool, typer.Option("--permuted", help="The control: permute rewards inside each group.")
+    ] = False,
+) -> None:
+    """Train a tiny policy with TRL's GRPO by a tiny GRM's rewards, offline, and compare."""
+    from spct_plugin.tiny.demo import DemoSettings, run_demo
+
+    chosen = {"steps": steps, "prompts": prompts, "k": k}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    settings = DemoSettings(seed=seed, permuted=permuted, **given)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task("loading", total=settings.steps)
+        result = run_demo(
+            folder,
+            settings,
+            report=report,
+            advance=lambda what, done, total: progress.update(
+                bar, description=what, completed=done, total=total
+            ),
+        )
+    if json_file is not None:
+        json_file.write_text(json.dumps(asdict(result), indent=2) + "\n")
+    typer.echo(result.table())
+    typer.echo(f"report             {report.resolve()}")
