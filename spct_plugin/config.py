@@ -35,14 +35,17 @@ from spct_plugin.engines.builtin import TransformersConfig
 from spct_plugin.errors import ConfigError
 from spct_plugin.plugins import Registry, load_plugins
 from spct_plugin.shaping import OnFailure, Scale
-from spct_plugin.templates import BUNDLED, Template, load_template
+from spct_plugin.templates import Template, load_template
 from spct_plugin.types import is_list, is_mapping
+from spct_plugin.voting import Vote
 
 
 class Section(BaseModel):
     """One section of the file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class TemplateConfig(Section):
@@ -52,10 +55,18 @@ class TemplateConfig(Section):
     """"default", "single", "tiny", a plugin's template, or a path to a Jinja file; null = what the
     engine's model was trained on ("tiny" for the bundled GRM, else "default")."""
     scale: tuple[int, int] | None = None
-    """Lowest and highest score; null = the template's own (1..10, paper Eq. 7)."""
+    """Lowest and highest score of a template file; null = 1..10 (paper Eq. 7). Bundled templates
+    and those of plugins have their own."""
     nonce: bool = True
     """Put an unforgeable code into the delimiters. Off for the released DeepSeek-GRM checkpoints,
     which expect the plain structure. The tiny template has no delimiters."""
+
+    @field_validator("scale")
+    @classmethod
+    def _low_to_high(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(f"expected [lowest, highest], found {list(value)}")
+        return value
 
 
 class SamplingConfig(Section):
@@ -235,7 +246,7 @@ class SPCTConfig(Section):
             return value
         registry = info.context or load_plugins()
         kind = value.get("kind", "transformers")
-        if kind not in registry.engines:
+        if not isinstance(kind, str) or kind not in registry.engines:
             raise ValueError(f"expected kind: one of {sorted(registry.engines)}, found {kind!r}")
         try:
             return registry.engines[kind].model_validate(dict(value))
@@ -264,25 +275,47 @@ class SPCTConfig(Section):
         data["plugins"] = [str(home / file) for file in files]
         registry = load_plugins([Path(file) for file in data["plugins"]])
         try:
-            return cls.model_validate(data, context=registry)
+            config = cls.model_validate(data, context=registry)
         except ValidationError as error:
             raise ConfigError(_explain(error, path)) from None
+        config.template_and_vote(registry)
+        return config
 
-    def load_template(self, registry: Registry) -> Template:
-        """Find the template: a plugin's object, a bundled file, or a file of the user."""
+    def template_and_vote(self, registry: Registry) -> tuple[Template, Vote]:
+        """Find what the names stand for.
+
+        Raises:
+            ConfigError: Nobody registered the vote or the template, or they cannot be used so.
+        """
+        if self.vote.how not in registry.votes:
+            known = sorted(registry.votes)
+            raise ConfigError(f"vote.how: expected one of {known}, found {self.vote.how!r}")
+        if self.vote.stop == "decided" and self.vote.how != "mean":
+            raise ConfigError(
+                f"vote.stop: 'decided' looks at means and cannot be used with vote.how: "
+                f"{self.vote.how!r}; use 'settled' or 'never'"
+            )
         name = self.template.name or self.engine.native_template
-        if name in registry.templates and name not in BUNDLED:
-            return registry.templates[name]
-        return load_template(name, self.template.scale)
+        if name not in registry.templates:
+            return load_template(name, self.template.scale), registry.votes[self.vote.how]
+        if self.template.scale is not None:
+            raise ConfigError(
+                f"template.scale: template {name!r} has its own scale "
+                f"{list(registry.templates[name].scale)}; scales belong to template files"
+            )
+        return registry.templates[name], registry.votes[self.vote.how]
 
     def sampling_for(self, template: Template) -> Sampling:
         """Give the sampling with the template's default length filled in."""
         tokens = self.sampling.max_tokens or (512 if template.name == "tiny" else 4096)
         return Sampling(self.sampling.temperature, self.sampling.top_p, tokens)
 
-    def digest(self) -> str:
-        """Identify what of the configuration changes a reward: 8 hex digits."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"store", "trl"}), sort_keys=True)
+    def digest(self, wording: str = "") -> str:
+        """Identify what changes a reward, the template's wording included: 8 hex digits."""
+        data = self.model_dump(mode="json", exclude={"store", "trl", "plugins"})
+        for key in self.engine.addresses:
+            data["engine"].pop(key)
+        text = json.dumps([data, wording], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -291,7 +324,7 @@ def _read(path: Path) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config: cannot read {str(path)!r}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"config {str(path)!r} is not YAML: {reason}") from None
     if data is None:
@@ -313,7 +346,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         data[section] = data = dict(inner)
     try:
         data[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"override {override!r}: the value is not YAML") from None
 
 

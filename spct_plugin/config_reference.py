@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, get_args
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from spct_plugin.config import BreakerConfig, GrmReward, RuleReward, Section, SPCTConfig
 from spct_plugin.plugins import load_plugins
@@ -51,30 +52,41 @@ def _pages() -> Iterator[str]:
 def _section(title: str, model: type[BaseModel], *, skip_sections: bool = False) -> str:
     lines = [f"\n## {title}\n\n{(model.__doc__ or '').strip()}\n\n"]
     lines.append("| key | type | default | meaning |\n|---|---|---|---|\n")
+    properties = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
         kind = field.annotation
         if skip_sections and isinstance(kind, type) and issubclass(kind, BaseModel):
             continue
         meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-        lines.append(f"| `{name}` | {_type_name(kind)} | {_default(field)} | {meaning} |\n")
+        lines.append(f"| `{name}` | {_type(properties[name])} | {_default(field)} | {meaning} |\n")
     return "".join(lines)
 
 
-def _type_name(kind: Any) -> str:
-    if isinstance(kind, type) and not get_args(kind):
-        return kind.__name__
-    if str(kind).startswith("typing.Literal"):
-        return " or ".join(f"`{value}`" for value in get_args(kind))
-    text = str(kind).replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
-    return text.replace("NoneType", "null").replace("| None", "or null").replace("|", "or")
+def _type(schema: Mapping[str, Any]) -> str:
+    """Say in YAML's words what a key takes."""
+    if "anyOf" in schema:
+        return " or ".join(_type(option) for option in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        values = schema.get("enum") or [schema["const"]]
+        return " or ".join(f"`{value}`" for value in values)
+    if schema.get("type") == "array":
+        if "prefixItems" in schema:
+            return f"list of {len(schema['prefixItems'])}"
+        return f"list of {_type(schema['items'])}"
+    names = {"string": "text", "integer": "whole number", "object": "section", "boolean": "yes/no"}
+    kind = str(schema.get("type", "object"))
+    return "path" if schema.get("format") == "path" else names.get(kind, kind)
 
 
 def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
+    """Write the default as YAML."""
+    value: Any = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
-    if isinstance(value, BaseModel):
-        return "see below"
     if value == (GrmReward(grm={}),):
         return "`[{grm: {}}]`"
-    return "null" if value is None else f"`{value}`"
+    return (
+        "see below"
+        if isinstance(value, BaseModel)
+        else f"`{json.dumps(to_jsonable_python(value))}`"
+    )

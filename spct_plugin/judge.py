@@ -15,6 +15,7 @@ from typing import Any
 from spct_plugin.engines import Choice, Engine, Request, Sampling
 from spct_plugin.errors import EngineError
 from spct_plugin.failures import Failure
+from spct_plugin.loop import gather_or_cancel
 from spct_plugin.permutations import Ask
 from spct_plugin.store import Store
 from spct_plugin.templates import Template
@@ -84,7 +85,7 @@ class Judge:
         """
         if len(asks) == 1:
             return await self._ask(case, asks[0])
-        answered = await asyncio.gather(*(self._ask(case, ask) for ask in asks))
+        answered = await gather_or_cancel([self._ask(case, ask) for ask in asks])
         return [judgement for judgements in answered for judgement in judgements]
 
     def fits(self, case: Case, order: Sequence[int]) -> bool:
@@ -105,7 +106,7 @@ class Judge:
 
     async def _generate_missing(self, case: Case, ask: Ask, prompt: str, store: Store) -> _Outcome:
         """Take finished votes from the store, pay for the others, and keep those."""
-        base = hashlib.sha256(self._identity + prompt.encode())
+        base = hashlib.sha256(self._identity + case.seed + prompt.encode())
         keys = {vote: _vote_key(base, vote) for vote in ask.votes}
         known = await store.find(keys)
         missing = tuple(vote for vote in ask.votes if vote not in known)
@@ -127,16 +128,19 @@ class Judge:
         try:
             async with asyncio.timeout_at(case.deadline):
                 while len(choices) < len(votes):
-                    choices += await self._engine.generate(
+                    more = await self._engine.generate(
                         Request(
                             prompt=prompt,
                             votes=votes[len(choices) :],
                             sampling=self._sampling,
-                            seed=_request_seed(case.seed, votes[len(choices)]),
+                            seed=_request_seed(case.seed, votes[len(choices)], ask.order),
                             task=case.digest,
                             order=ask.order,
                         )
                     )
+                    if not more:
+                        raise EngineError("the engine gave no choice at all")
+                    choices += more
         except EngineError as error:
             failure, detail = error.failure, str(error)
         except TimeoutError:
@@ -186,6 +190,7 @@ def _vote_key(base: Any, vote: int) -> bytes:
     return key.digest()
 
 
-def _request_seed(seed: bytes, vote: int) -> int:
+def _request_seed(seed: bytes, vote: int, order: Sequence[int]) -> int:
     """Give a request its own seed in 0..2**31 - 1, the range every server takes."""
-    return (int.from_bytes(seed[:4], "big") + vote) % 2**31
+    text = seed + f"{vote}{tuple(order)}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") % 2**31

@@ -45,7 +45,7 @@ def plan_wave(
     if not votes:
         return []
     if list_size is not None and n > list_size:
-        return [ask for vote in votes for ask in _split(n, vote, seed, list_size)]
+        return _split(n, votes, seed, list_size, greedy=greedy)
     base = list(range(n))
     random.Random(seed + votes[0].to_bytes(4, "big")).shuffle(base)
     asks = [Ask(tuple(base[turn:] + base[:turn]), tuple(votes[turn::n])) for turn in range(n)]
@@ -58,9 +58,16 @@ def wave_size(n: int, at_least: int) -> int:
     return -(-at_least // n) * n
 
 
-def _split(n: int, vote: int, seed: bytes, list_size: int) -> list[Ask]:
-    """Deal a shuffled group into the fewest lists that fit, sizes differing by at most one."""
-    shuffled = list(range(n))
-    random.Random(seed + vote.to_bytes(4, "big")).shuffle(shuffled)
+def _split(n: int, votes: Sequence[int], seed: bytes, list_size: int, *, greedy: bool) -> list[Ask]:
+    """Deal a shuffled group, per vote, into the fewest lists that fit, sizes differing by one.
+
+    Votes that happen to show the same list in the same order share its request.
+    """
     lists = -(-n // list_size)
-    return [Ask(tuple(shuffled[start::lists]), (vote,)) for start in range(lists)]
+    shared: dict[tuple[int, ...], list[int]] = {}
+    for vote in votes:
+        shuffled = list(range(n))
+        random.Random(seed + vote.to_bytes(4, "big")).shuffle(shuffled)
+        for start in range(lists):
+            shared.setdefault(tuple(shuffled[start::lists]), []).append(vote)
+    return [Ask(order, tuple(v[:1] if greedy else v)) for order, v in shared.items()]

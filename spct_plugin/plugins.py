@@ -8,6 +8,7 @@ loaded is named and skipped, or fatal when `strict`; two owners of one name are 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -27,9 +28,12 @@ from spct_plugin.errors import PluginError
 from spct_plugin.templates import Template
 from spct_plugin.voting import Vote
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 HOOK_PREFIX = "spct_register_"
+_reported: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -103,19 +107,51 @@ def load_plugins(files: Sequence[Path] = (), *, strict: bool = False) -> Registr
     for name, source, find in _installed():
         _load(registry, manager, find, name, source, strict=strict)
     for path in files:
-        _load(registry, manager, partial(_import_file, path), str(path), "file", strict=True)
+        _load(registry, manager, partial(import_file, path), str(path), "file", strict=True)
     return registry
+
+
+def run_foreign(call: Callable[[], T], failed: str) -> T:
+    """Run somebody else's code at start-up: a plugin's, or a rule file's.
+
+    Raises:
+        PluginError: Whatever it raised, named; begins with `failed`.
+    """
+    try:
+        return call()
+    # Boundary: a plugin may raise anything while it is imported; the host must be able to go on.
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{failed}: {error!r}") from error
+
+
+def import_file(path: Path) -> object:
+    """Import a Python file under a name of its own.
+
+    Raises:
+        PluginError: It is no Python file.
+    """
+    name = f"spct_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise PluginError(f"expected a Python file, found {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def _installed() -> Iterator[tuple[str, str, Callable[[], object]]]:
     allowed = os.environ.get("SPCT_LOAD_PLUGINS")
+    names = None if allowed is None else [name.strip() for name in allowed.split(",")]
+    seen: set[tuple[str, str]] = set()
     for distribution in distributions():
         for entry in distribution.entry_points:
-            if entry.group == hookspecs.PROJECT and (
-                allowed is None or entry.name in allowed.split(",")
-            ):
-                source = f"{distribution.metadata['Name']} {distribution.version}"
-                yield entry.name, source, entry.load
+            if entry.group == hookspecs.PROJECT and (names is None or entry.name in names):
+                project = distribution.metadata["Name"]
+                # Found again further down the path: Python would not import that one either.
+                if (project.lower(), entry.name) not in seen:
+                    seen.add((project.lower(), entry.name))
+                    yield entry.name, f"{project} {distribution.version}", entry.load
 
 
 def _load(
@@ -128,13 +164,17 @@ def _load(
     strict: bool,
 ) -> None:
     try:
-        plugin, registrations = _registrations(manager, find(), name, source)
-    # Boundary: whatever a plugin raises, the host goes on and names it.
-    except Exception as error:
+        plugin, registrations = run_foreign(
+            lambda: _registrations(manager, find(), name, source),
+            f"plugin {name!r} ({source}) cannot be loaded",
+        )
+    except PluginError as error:
         if strict:
-            raise PluginError(f"plugin {name!r} ({source}) cannot be loaded: {error!r}") from error
-        log.warning("plugin %r (%s) was skipped: %r", name, source, error)
-        plugin, registrations = Plugin(name, source, error=repr(error)), []
+            raise
+        if str(error) not in _reported:
+            log.warning("%s; it was skipped", error)
+            _reported.add(str(error))
+        plugin, registrations = Plugin(name, source, error=repr(error.__cause__)), []
     registry.plugins.append(plugin)
     for kind, key, value in registrations:
         registry.add(kind, key, value, name)
@@ -162,14 +202,3 @@ def _registrations(
             if implementation.plugin is module:
                 implementation.function(partial(register, kind))
     return Plugin(name, source, tuple(caller.name for caller in callers)), found
-
-
-def _import_file(path: Path) -> object:
-    name = f"spct_local_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise PluginError(f"expected a Python file, found {str(path)!r}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module

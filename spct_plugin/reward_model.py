@@ -24,7 +24,7 @@ from spct_plugin.engines import Engine
 from spct_plugin.errors import ConfigError
 from spct_plugin.failures import INFRASTRUCTURE_FAILURES, Failure
 from spct_plugin.judge import Case, Judge
-from spct_plugin.loop import run_sync
+from spct_plugin.loop import gather_or_cancel, run_sync
 from spct_plugin.meta_rm import MetaRM, NoMetaRM
 from spct_plugin.permutations import Ask, plan_wave, wave_size
 from spct_plugin.plugins import load_plugins
@@ -32,6 +32,7 @@ from spct_plugin.records import reward_record
 from spct_plugin.rules import load_rule, sum_rules, task_keywords
 from spct_plugin.shaping import add_rules, apply_on_failure, check_breaker, scale_rewards
 from spct_plugin.store import Store
+from spct_plugin.templates import JinjaTemplate
 from spct_plugin.types import GroupReward, Judgement, JudgeTask
 from spct_plugin.voting import Tally, is_decided, is_settled, keep_top, scores_matrix
 
@@ -61,6 +62,14 @@ class GroupVotes:
         """Failed judgements by kind."""
         return Counter(j.failure for j in self.judgements if j.failure is not None)
 
+    @property
+    def breaker_failures(self) -> Counter[Failure]:
+        """Failures that speak against a step; late votes do only where none came in time."""
+        failures = self.failures
+        if self.counted:
+            del failures["deadline"]
+        return failures
+
 
 class RewardModel:
     """Judges groups of completions, votes, and shapes the rewards.
@@ -83,25 +92,21 @@ class RewardModel:
     ) -> None:
         self.config = config or SPCTConfig()
         registry = load_plugins(self.config.plugins)
-        if self.config.vote.how not in registry.votes:
-            raise ConfigError(
-                f"vote.how: expected one of {sorted(registry.votes)}, "
-                f"found {self.config.vote.how!r}"
-            )
         if meta_rm is not None and self.config.vote.stop == "decided":
             raise ConfigError(
                 "vote.stop: 'decided' cannot be used with a meta RM, which may yet drop any vote; "
                 "use 'settled'"
             )
-        self._vote = registry.votes[self.config.vote.how]
         self._meta_rm = meta_rm or NoMetaRM()
         self._engine = engine or self.config.engine.build()
-        self._template = self.config.load_template(registry)
+        self._template, self._vote = self.config.template_and_vote(registry)
         path = self.config.store.path
         self._store = Store(path) if path is not None else None
         self._secret = self._store.secret if self._store else secrets.token_bytes(32)
         self._sampling = self.config.sampling_for(self._template)
-        self.version = f"{self._engine.identity}|{self._template.name}|{self.config.digest()}"
+        wording = self._template.wording if isinstance(self._template, JinjaTemplate) else ""
+        digest = self.config.digest(wording)
+        self.version = f"{self._engine.identity}|{self._template.name}|{digest}"
         self._judge = Judge(self._engine, self._template, self._sampling, self.version, self._store)
         self._rules = [
             (entry.path, load_rule(entry.path), entry.weight)
@@ -176,7 +181,7 @@ class RewardModel:
         """Judge groups concurrently and vote, without making rewards of it."""
         wait_s = self.config.vote.deadline_s
         deadline = asyncio.get_running_loop().time() + wait_s if wait_s is not None else None
-        return await asyncio.gather(*(self._vote_group(task, deadline) for task in tasks))
+        return await gather_or_cancel([self._vote_group(task, deadline) for task in tasks])
 
     async def rule_sums(self, keywords: Mapping[str, object], rows: int) -> list[float]:
         """Sum the weighted rules beside the judge, one number per completion."""
@@ -203,10 +208,10 @@ class RewardModel:
         """
         reward = self.config.reward
         if breaker:
-            failures = sum((group.failures for group in groups), Counter[Failure]())
-            total = sum(len(group.judgements) for group in groups)
+            failures = sum((group.breaker_failures for group in groups), Counter[Failure]())
+            valid = sum(j.scores is not None for group in groups for j in group.judgements)
             limits = reward.breaker
-            check_breaker(failures, total, limits.infrastructure, limits.judge)
+            check_breaker(failures, valid + failures.total(), limits.infrastructure, limits.judge)
         shaped: list[GroupReward] = []
         start = 0
         for group in groups:
@@ -259,6 +264,11 @@ class RewardModel:
                 list_size=list_size,
                 greedy=self._sampling.temperature == 0,
             )
+            if self._sampling.temperature == 0:
+                orders = {judgement.order for judgement in judgements}
+                asks = [ask for ask in asks if ask.order not in orders]
+                if not asks:
+                    break
             wave_judgements = await self._judged(case, asks)
             judgements += wave_judgements
             counted = keep_top(judgements, vote.k_meta)
@@ -299,9 +309,16 @@ class RewardModel:
             return is_decided(scores_K_N, votes_left, self.scale)
         return False
 
-    def _case(self, task: JudgeTask, deadline: float | None) -> Case:
+    def task_digest(self, task: JudgeTask) -> str:
+        """Identify a task as it would be judged; what `GroupReward.task` holds."""
+        return self._view(task).digest().hex()
+
+    def _view(self, task: JudgeTask) -> JudgeTask:
         budget = self.config.budget
-        viewed = view_task(task, budget.completion_view, budget.max_completion_chars)
+        return view_task(task, budget.completion_view, budget.max_completion_chars)
+
+    def _case(self, task: JudgeTask, deadline: float | None) -> Case:
+        viewed = self._view(task)
         digest = viewed.digest()
         seed = hashlib.sha256(b"%d" % self.config.sampling.seed + digest).digest()
         nonce = ""

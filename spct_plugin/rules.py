@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from spct_plugin.errors import ConfigError, RewardError
+from spct_plugin.errors import ConfigError, PluginError, RewardError
+from spct_plugin.plugins import import_file, run_foreign
 from spct_plugin.types import JudgeTask
 
 Rule = Callable[..., Any]
@@ -23,12 +24,15 @@ def load_rule(path: str) -> Rule:
         ConfigError: There is no such file, module or function.
     """
     where, _, name = path.rpartition(":")
+    find = (
+        partial(import_file, Path(where))
+        if where.endswith(".py")
+        else partial(import_module, where)
+    )
     try:
-        module = (
-            _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-        )
-    except (ImportError, OSError) as error:
-        raise ConfigError(f"reward.rewards: cannot import {where!r}: {error}") from error
+        module = run_foreign(find, f"reward.rewards: cannot import {where!r}")
+    except PluginError as error:
+        raise ConfigError(str(error)) from error.__cause__
     rule = getattr(module, name, None)
     if not callable(rule):
         raise ConfigError(f"reward.rewards: expected a function {name!r} in {where!r}, found none")
@@ -57,19 +61,27 @@ async def sum_rules(
         values = rule(**keywords)
         if inspect.isawaitable(values):
             values = await values
-        if len(values) != rows:
-            raise RewardError(f"rule {path!r}: expected {rows} numbers, found {len(values)}")
-        for row, value in enumerate(values):
-            if value is not None and not math.isfinite(value):
+        for row, value in enumerate(_numbers(path, values, rows)):
+            if not math.isfinite(value):
                 raise RewardError(f"rule {path!r}: expected a finite number or None, found {value}")
-            sums[row] += weight * float(value or 0.0)
+            sums[row] += weight * value
     return sums
+
+
+def _numbers(path: str, values: Any, rows: int) -> list[float]:
+    try:
+        numbers = [0.0 if value is None else float(value) for value in values]
+    except (TypeError, ValueError):
+        raise RewardError(f"rule {path!r}: expected {rows} numbers, found {values!r:.60}") from None
+    if len(numbers) != rows:
+        raise RewardError(f"rule {path!r}: expected {rows} numbers, found {len(numbers)}")
+    return numbers
 
 
 def task_keywords(tasks: Sequence[JudgeTask]) -> dict[str, Any]:
     """Lay tasks out as TRL does: one row per completion, metadata keys as columns."""
     rows = [(task, completion) for task in tasks for completion in task.as_dict()["completions"]]
-    columns = {key for task in tasks for key in task.metadata} - {"prompts", "completions"}
+    columns = {key for task in tasks for key in task.metadata}
     keywords: dict[str, Any] = {
         column: [task.metadata.get(column) for task, _ in rows] for column in sorted(columns)
     }
@@ -77,12 +89,3 @@ def task_keywords(tasks: Sequence[JudgeTask]) -> dict[str, Any]:
     keywords["completions"] = [completion for _, completion in rows]
     keywords["reference"] = [task.reference for task, _ in rows]
     return keywords
-
-
-def _import_file(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(f"spct_rule_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError("not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import json
+import logging
 import os
 import queue
 import secrets
@@ -34,6 +35,8 @@ CREATE TABLE IF NOT EXISTS votes (
 );
 CREATE TABLE IF NOT EXISTS groups (created REAL, record TEXT);
 """
+log = logging.getLogger(__name__)
+
 # Rows in one transaction. 4096: chosen by us, some MB of text, far above what arrives meanwhile.
 BATCH = 4096
 
@@ -42,8 +45,8 @@ BATCH = 4096
 class _Write:
     """Rows for the writer thread, and whom to tell when they are committed."""
 
-    votes: tuple[tuple[bytes, str, str | None, int], ...] = ()
-    group: Mapping[str, Any] | None = None
+    votes: tuple[tuple[bytes, bytes, str | None, int], ...] = ()
+    group: str | None = None
     loop: asyncio.AbstractEventLoop | None = None
     done: asyncio.Future[None] | None = None
     stop: bool = False
@@ -105,7 +108,10 @@ class Store:
         """
         if not choices:
             return
-        rows = tuple((key, c.text, c.finish_reason, c.tokens) for key, c in choices.items())
+        rows = tuple(
+            (key, c.text.encode("utf-8", "surrogatepass"), c.finish_reason, c.tokens)
+            for key, c in choices.items()
+        )
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._put(_Write(votes=rows, loop=loop, done=done))
@@ -115,15 +121,18 @@ class Store:
 
     def keep_group(self, record: Mapping[str, Any]) -> None:
         """Write what a group got, without waiting for the disk."""
-        self._put(_Write(group=record))
+        self._put(_Write(group=json.dumps(record, default=str)))
 
     def close(self) -> None:
         """Write what is queued and close the files."""
         atexit.unregister(self.close)
         with self._lock:
             writer, self._writer = self._writer, None
+            if writer is not None:
+                self._queue.put(_Write(stop=True))
+                # Whoever writes again meanwhile starts a writer and a queue of his own.
+                self._queue = queue.SimpleQueue()
         if writer is not None:
-            self._queue.put(_Write(stop=True))
             writer.join()
         for connection in self._connections.values():
             connection.close()
@@ -134,37 +143,31 @@ class Store:
         with self._lock:
             if self._writer is None:
                 self._writer = threading.Thread(
-                    target=self._write_forever, name="spct-store-writer", daemon=True
+                    target=self._write_forever,
+                    args=(self._queue,),
+                    name="spct-store-writer",
+                    daemon=True,
                 )
                 self._writer.start()
                 atexit.register(self.close)
             self._queue.put(write)
 
-    def _write_forever(self) -> None:
+    def _write_forever(self, writes: queue.SimpleQueue[_Write]) -> None:
         connection: sqlite3.Connection | None = None
         stop = False
         while not stop:
-            batch = self._next_batch()
+            batch = _next_batch(writes)
             error: StoreError | None = None
             try:
                 connection = connection or _create(self._file)
                 _commit(connection, batch)
-            except (sqlite3.Error, OSError) as problem:
+            except (sqlite3.Error, OSError, ValueError, TypeError, OverflowError) as problem:
                 error = StoreError(f"store: cannot write {str(self._file)!r}: {problem}")
+                log.warning("%s", error)
             _tell(batch, error)
             stop = any(write.stop for write in batch)
         if connection is not None:
             connection.close()
-
-    def _next_batch(self) -> list[_Write]:
-        """Wait for a write and take what else has gathered: they share one transaction."""
-        batch = [self._queue.get()]
-        while len(batch) < BATCH:
-            try:
-                batch.append(self._queue.get_nowait())
-            except queue.Empty:
-                break
-        return batch
 
     def _index(self) -> None:
         """Learn which file holds which finished vote; once."""
@@ -182,11 +185,24 @@ class Store:
             path = (self._where or {})[key]
             if path not in self._connections:
                 self._connections[path] = _open(path)
-            row = self._connections[path].execute(
-                "SELECT text, finish_reason, tokens FROM votes WHERE key = ?", (key,)
-            )
-            found[vote] = Choice(*row.fetchone())
+            with _named(path):
+                row = self._connections[path].execute(
+                    "SELECT text, finish_reason, tokens FROM votes WHERE key = ?", (key,)
+                )
+                text, finish_reason, tokens = row.fetchone()
+            found[vote] = Choice(text.decode("utf-8", "surrogatepass"), finish_reason, tokens)
         return found
+
+
+def _next_batch(writes: queue.SimpleQueue[_Write]) -> list[_Write]:
+    """Wait for a write and take what else has gathered: they share one transaction."""
+    batch = [writes.get()]
+    while len(batch) < BATCH:
+        try:
+            batch.append(writes.get_nowait())
+        except queue.Empty:
+            break
+    return batch
 
 
 def read_groups(directory: Path) -> Iterator[dict[str, Any]]:
@@ -201,7 +217,7 @@ def read_groups(directory: Path) -> Iterator[dict[str, Any]]:
         with _reading(path) as connection:
             records += connection.execute("SELECT created, record FROM groups").fetchall()
             for key, text in connection.execute("SELECT key, text FROM votes"):
-                texts[key.hex()] = text
+                texts[key.hex()] = text.decode("utf-8", "surrogatepass")
     for created, text in sorted(records):
         record = json.loads(text)
         for judgement in record["judgements"]:
@@ -227,7 +243,7 @@ def _create(path: Path) -> sqlite3.Connection:
 def _commit(connection: sqlite3.Connection, batch: list[_Write]) -> None:
     votes = [row for write in batch for row in write.votes]
     now = time.time()
-    groups = [(now, json.dumps(write.group)) for write in batch if write.group is not None]
+    groups = [(now, write.group) for write in batch if write.group is not None]
     connection.execute("BEGIN")
     try:
         connection.executemany("INSERT OR IGNORE INTO votes VALUES (?, ?, ?, ?)", votes)
@@ -261,14 +277,31 @@ def _resolve(futures: list[asyncio.Future[None]], error: StoreError | None) -> N
             future.set_exception(error)
 
 
-def _open(path: Path) -> sqlite3.Connection:
+@contextlib.contextmanager
+def _named(path: Path) -> Generator[None]:
     try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        connection.execute("SELECT key FROM votes LIMIT 1")
+        yield
     except sqlite3.Error as error:
         raise StoreError(
             f"store: {str(path)!r} cannot be read ({error}); move it out of the directory"
         ) from None
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open another process's file; one that has no tables yet is being made: give an empty one."""
+    with _named(path):
+        connection = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if tables < 2:
+            connection.close()
+            connection = sqlite3.connect(":memory:", check_same_thread=False)
+            connection.executescript(SCHEMA)
+        connection.execute("SELECT key FROM votes LIMIT 1")
     return connection
 
 
@@ -276,11 +309,8 @@ def _open(path: Path) -> sqlite3.Connection:
 def _reading(path: Path) -> Generator[sqlite3.Connection]:
     connection = _open(path)
     try:
-        yield connection
-    except sqlite3.Error as error:
-        raise StoreError(
-            f"store: {str(path)!r} cannot be read ({error}); move it out of the directory"
-        ) from None
+        with _named(path):
+            yield connection
     finally:
         connection.close()
 
@@ -295,4 +325,7 @@ def _run_secret(path: Path) -> bytes:
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
         draft.unlink()
-    return path.read_bytes()
+    secret = path.read_bytes()
+    if len(secret) != 32:
+        raise OSError(f"{path.name} is damaged: expected 32 bytes, found {len(secret)}")
+    return secret

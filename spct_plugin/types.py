@@ -48,10 +48,12 @@ class Message:
                 f"expected a message {{'role': ..., 'content': ...}}, found {_shorten(value)}"
             )
         calls = value.get("tool_calls") or ()
+        if not is_list(calls):
+            raise TaskError(f"tool_calls: expected a list, found {_shorten(calls)}")
         return cls(
             role=value["role"],
             content=_text_of(value.get("content"), value["role"]),
-            name=value.get("name"),
+            name=_optional_text(value.get("name"), "name"),
             tool_calls=tuple(json.dumps(call, sort_keys=True, default=str) for call in calls),
         )
 
@@ -114,7 +116,7 @@ class JudgeTask:
         turns = (Message("user", prompt),) if isinstance(prompt, str) else _turns(prompt, "prompt")
         if not any(turn.content.strip() or turn.tool_calls for turn in turns):
             raise TaskError("expected a prompt with text, found an empty one")
-        if isinstance(completions, str) or not completions:
+        if not is_list(completions) or not completions:
             raise TaskError(
                 f"expected a list of at least 1 completion, found {_shorten(completions)}"
             )
@@ -122,6 +124,8 @@ class JudgeTask:
         set_field(self, "prompt", turns)
         set_field(self, "completions", tuple(_completion(c, i) for i, c in enumerate(completions)))
         set_field(self, "reference", _optional_text(reference, "reference"))
+        if not is_list(principles):
+            raise TaskError(f"principles: expected a list of texts, found {_shorten(principles)}")
         set_field(self, "principles", tuple(_principle(p) for p in principles))
         set_field(self, "metadata", dict(metadata or {}))
 

@@ -51,13 +51,17 @@ def keep_top(judgements: Sequence[Judgement], k_meta: int | None = None) -> list
     valid = [j for j in judgements if j.scores is not None]
     if all(j.meta_score is None for j in valid):
         return valid
-    keep = max(1, len(valid) // 2) if k_meta is None else k_meta
-    ranked = sorted(
-        range(len(valid)),
-        key=lambda i: -math.inf if (m := valid[i].meta_score) is None else m,
-        reverse=True,
-    )
-    return [valid[i] for i in sorted(ranked[:keep])]
+    lists: dict[int, list[Judgement]] = {}
+    for j in valid:
+        lists.setdefault(j.vote, []).append(j)
+    keep = max(1, len(lists) // 2) if k_meta is None else k_meta
+    ranked = sorted(lists, key=lambda vote: _vote_meta(lists[vote]), reverse=True)
+    return [j for vote in sorted(ranked[:keep]) for j in lists[vote]]
+
+
+def _vote_meta(judgements: Sequence[Judgement]) -> float:
+    known = [m for j in judgements if (m := j.meta_score) is not None and not math.isnan(m)]
+    return sum(known) / len(known) if known else -math.inf
 
 
 def scores_matrix(judgements: Sequence[Judgement], n: int) -> list[list[int | None]]:

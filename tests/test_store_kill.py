@@ -77,7 +77,7 @@ async def check(folder, rows, kill_after):
 
 
 async def test_killed_at_any_moment_and_run_again(tmp_path):
-    kills, _ = await check(tmp_path, rows=150, kill_after=[0.9, 1.0, 1.1, 1.2])
+    kills, _ = await check(tmp_path, rows=400, kill_after=[0.9, 1.0, 1.1, 1.2])
     assert kills >= 2
 
 

@@ -26,6 +26,9 @@ app.command("report")(report.report)
 app.add_typer(tiny.tiny, name="tiny")
 
 
+_OWN = [command.callback for command in app.registered_commands]
+
+
 @app.callback()
 def root(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of a mistake."),
@@ -48,7 +51,10 @@ def main() -> None:
 
 
 def _add_plugin_commands() -> None:
+    taken = {command.name for command in app.registered_commands if command.callback in _OWN}
     for name, command in load_plugins().commands.items():
+        if name in taken:
+            raise PluginError(f"a plugin registers the command {name!r}, which is spct's own")
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from spct_plugin.cli.options import AsJson
@@ -27,5 +28,6 @@ def plugins(
         return
     table = Table("name", "source", "hooks", "error")
     for plugin in found:
-        table.add_row(plugin.name, plugin.source, "\n".join(plugin.hooks), plugin.error)
+        cells = (plugin.name, plugin.source, "\n".join(plugin.hooks), plugin.error)
+        table.add_row(*map(escape, cells))
     Console().print(table)

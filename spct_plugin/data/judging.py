@@ -55,9 +55,11 @@ async def judge_file(
         advance: Called for every line that is done with.
 
     Raises:
-        TaskError: `source` cannot be read, or `target` was written with another configuration.
+        TaskError: `source` cannot be read, or `target` was written with another configuration, for
+            other tasks, or holds something else.
     """
     summary = Summary()
+    _check_files(source, target)
     done = _resume(target, model.version)
     waiting: list[TaskRow] = []
 
@@ -67,6 +69,7 @@ async def judge_file(
                 summary.bad.append(row)
                 advance(row)
             elif row.id in done:
+                _check_same(row, model.task_digest(row.task), done[row.id])
                 summary.resumed += 1
                 advance(row)
             else:
@@ -81,6 +84,24 @@ async def judge_file(
             _count(summary, reward)
             advance(row)
     return summary
+
+
+def _check_files(source: Path, target: Path) -> None:
+    try:
+        with source.open("rb"):
+            pass
+    except OSError as error:
+        raise TaskError(f"cannot read {str(source)!r}: {error.strerror}") from None
+    existed = target.exists()
+    if existed and target.samefile(source):
+        raise TaskError(f"expected an output file beside the tasks, found {str(target)!r} for both")
+    try:
+        with target.open("ab"):
+            pass
+    except OSError as error:
+        raise TaskError(f"cannot write {str(target)!r}: {error.strerror}") from None
+    if not existed:
+        target.unlink()
 
 
 def count_lines(path: Path) -> int:
@@ -105,15 +126,27 @@ def _count(summary: Summary, reward: GroupReward) -> None:
     summary.lost += any(reward.failures.get(kind) for kind in INFRASTRUCTURE_FAILURES[:2])
 
 
-def _resume(target: Path, version: str) -> set[str]:
-    """Find the finished rows of an earlier run, and drop the others from the file."""
+def _check_same(row: TaskRow, task: str, judged: str) -> None:
+    if task != judged:
+        raise TaskError(
+            f"row {row.id!r} was judged with another prompt or other completions; choose another "
+            "output file, or give changed rows new ids"
+        )
+
+
+def _resume(target: Path, version: str) -> dict[str, str]:
+    """Find the finished rows of an earlier run, id to task, and drop the others from the file."""
     if not target.exists():
-        return set()
+        return {}
     kept: list[bytes] = []
-    done: set[str] = set()
+    done: dict[str, str] = {}
     for line in target.read_bytes().splitlines(keepends=True):
-        row = _finished(line)
-        if row is None:
+        row = _written(line)
+        if row is None and line.endswith(b"\n"):
+            raise TaskError(
+                f"{str(target)!r} holds something else than rewards; choose another output file"
+            )
+        if row is None or _is_lost(row):
             continue
         if row["version"] != version:
             raise TaskError(
@@ -121,18 +154,24 @@ def _resume(target: Path, version: str) -> set[str]:
                 f"{version!r}); choose another output file, or delete it"
             )
         kept.append(line)
-        done.add(row["id"])
+        done[row["id"]] = row["task"]
     draft = target.with_name(target.name + ".resume")
     draft.write_bytes(b"".join(kept))
     os.replace(draft, target)
     return done
 
 
-def _finished(line: bytes) -> dict[str, Any] | None:
-    """Read a row that was written whole and lost nothing to infrastructure, else None."""
+def _written(line: bytes) -> dict[str, Any] | None:
+    """Read a row that was written whole, else None."""
     try:
         row = json.loads(line)
-        lost = any(row["failures"].get(kind) for kind in INFRASTRUCTURE_FAILURES[:2])
-        return None if lost or not line.endswith(b"\n") else row | {"version": row["version"]}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = (
+            line.endswith(b"\n") and isinstance(row["id"], str) and {"version", "task"} <= set(row)
+        )
+        return row if whole and isinstance(row["failures"], dict) else None
+    except (ValueError, KeyError, TypeError):
         return None
+
+
+def _is_lost(row: dict[str, Any]) -> bool:
+    return any(row["failures"].get(kind) for kind in INFRASTRUCTURE_FAILURES[:2])

@@ -108,6 +108,11 @@ class EngineConfig(BaseModel):
         """The template used when the configuration names none."""
         return "default"
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Keys that say where and how fast the engine runs, and change no reward."""
+        return ()
+
     def build(self) -> Engine:
         """Make the engine. Imports what it needs only now."""
         raise NotImplementedError(f"engine {self.kind!r} does not say how it is built")

@@ -72,6 +72,14 @@ class OpenAIConfig(EngineConfig):
     extra_body: dict[str, Any] = Field(default_factory=dict[str, Any])
     """More keys for every request's JSON body, such as chat_template_kwargs."""
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the server is, and how hard it is asked."""
+        return (
+            *("url", "api_key_env", "max_in_flight"),
+            *("connect_timeout_s", "request_timeout_s", "retries"),
+        )
+
     @field_validator("url", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:

@@ -33,7 +33,7 @@ class ReplayEngine:
         self.identity = f"replay:{path.name}"
         self._choices: dict[Vote, Choice] = {}
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_bytes().splitlines()
         except OSError as error:
             raise ConfigError(f"engine.path: cannot read {str(path)!r}: {error.strerror}") from None
         for number, line in enumerate(lines, start=1):
@@ -74,7 +74,7 @@ class ReplayEngine:
 
     def _record(self, row: dict[str, Any]) -> None:
         for judgement in row["judgements"]:
-            if judgement["finish_reason"] is not None:
+            if judgement["finish_reason"] is not None or judgement["text"]:
                 key = (row["task"], tuple(judgement["order"]), judgement["vote"])
                 self._choices[key] = Choice(
                     judgement["text"], judgement["finish_reason"], judgement["tokens"]

@@ -77,6 +77,7 @@ class JinjaTemplate:
     scale: tuple[int, int]
     source: jinja2.Template
     max_responses: int | None = None
+    wording: str = ""
 
     def render(self, task: JudgeTask, order: Sequence[int], nonce: str = "") -> str:
         """Write the judge's user message, with the completions in the given order.
@@ -97,7 +98,7 @@ class JinjaTemplate:
                 begin=partial(_delimiter, "Begin", nonce),
                 end=partial(_delimiter, "End", nonce),
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise ConfigError(f"template {self.name!r} cannot be rendered: {error}") from error
 
     def parse(self, text: str, n: int, finish_reason: str | None) -> ParsedJudgement:
@@ -107,18 +108,20 @@ class JinjaTemplate:
 
 # Chat control tokens of the current model families, our own delimiters and headings, the score box.
 # A hit gets a space after its first character: people and judges can still read it, no tokenizer
-# maps it to a control token, and the parser does not take it for a box.
+# maps it to a control token, and the parser does not take it for a box. Only the first character is
+# consumed, so that a box inside a control token is found as well.
 _STRUCTURE = re.compile(
-    r"<[|｜][^<>\s|｜]{1,64}[|｜]>"
-    r"|</?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|start_of_image)>"
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
-    r"|<</?SYS>>"
-    r"|\[The (?:Begin|End) of [A-Z]"
-    r"|#### ?(?:Evaluation Criteria|Conversation Context|Reference Response|Specific Criteria"
-    r"|Responses to be Scored|Output Format Requirements)"
-    r"|\\boxed\{",
+    r"<(?=[|｜][^<>\s|｜]{1,64}[|｜]>"
+    r"|/?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|start_of_image)>"
+    r"|</?SYS>>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+    r"|The (?:Begin|End) of [A-Z])"
+    r"|#(?=### ?(?:Evaluation Criteria|Conversation Context|Reference Response|Specific Criteria"
+    r"|Responses to be Scored|Output Format Requirements))"
+    r"|\\(?=boxed\{)",
     re.IGNORECASE,
 )
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def neutralise(text: str) -> str:
@@ -127,8 +130,7 @@ def neutralise(text: str) -> str:
     `<|im_start|>` becomes `< |im_start|>`, `\boxed{9}` becomes `\ boxed{9}`. One pass: nothing that
     was inserted is looked at again. Lone surrogates become U+FFFD, as no engine can encode them.
     """
-    text = text.encode("utf-8", "replace").decode() if not text.isascii() else text
-    return _STRUCTURE.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    return _STRUCTURE.sub(r"\g<0> ", _SURROGATES.sub("\ufffd", text))
 
 
 def load_template(
@@ -147,7 +149,8 @@ def load_template(
     own_scale, own_max = BUNDLED.get(name, ((1, 10), None))
     path = HERE / f"{name}.jinja" if name in BUNDLED else Path(name)
     try:
-        source = _environment().from_string(path.read_text(encoding="utf-8"))
+        wording = path.read_text(encoding="utf-8")
+        source = _environment().from_string(wording)
     except OSError as error:
         raise ConfigError(
             f"template.name: expected one of {sorted(BUNDLED)}, a plugin's template or a readable "
@@ -157,7 +160,7 @@ def load_template(
         raise ConfigError(f"template {name!r} is not UTF-8 text") from None
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"template {name!r}, line {error.lineno}: {error.message}") from None
-    return JinjaTemplate(name, scale or own_scale, source, max_responses or own_max)
+    return JinjaTemplate(name, scale or own_scale, source, max_responses or own_max, wording)
 
 
 def _environment() -> jinja2.Environment:
@@ -172,14 +175,18 @@ def _delimiter(which: str, nonce: str, what: str) -> str:
     return f"[The {which} of {what} {nonce}]" if nonce else f"[The {which} of {what}]"
 
 
-def _phrases(text: str) -> list[str]:
-    """Split a text at commas and before its final mark: the units in which the tiny GRM reads.
+_PHRASE_START = re.compile(r",| (?=(?:at|in|on|by|near|since|until) )")
 
-    Lower case, as it learnt; no square brackets, as they mark whose phrase it is.
+
+def _phrases(text: str) -> list[str]:
+    """Cut a text into the units in which the tiny GRM reads, the final mark being one.
+
+    A unit starts after a comma and at a preposition. Lower case, as it learnt; no square brackets,
+    as they mark whose unit it is.
     """
     text = " ".join(text.lower().split()).replace("[", "(").replace("]", ")")
     body, mark = (text[:-1], [text[-1]]) if text[-1:] in (".", "!", "?") else (text, [])
-    return [phrase.strip() for phrase in body.split(",") if phrase.strip()] + mark
+    return [unit.strip() for unit in _PHRASE_START.split(body) if unit.strip()] + mark
 
 
 def _completion_text(completion: str | tuple[Message, ...], nonce: str) -> str:
