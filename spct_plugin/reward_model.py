@@ -138,8 +138,7 @@ class RewardModel:
             RewardError: The breaker, or `on_failure: stop`.
         """
         votes = await self.vote(tasks)
-        rows = sum(len(task.completions) for task in tasks)
-        rule_sums = await self.rule_sums(task_keywords(tasks), rows)
+        rule_sums = await self._task_rule_sums(tasks)
         rewards = self.shape(votes, rule_sums, keep_judgements=keep_judgements)
         for task, group, reward in zip(tasks, votes, rewards, strict=True):
             self.trace(task, group, reward)
@@ -238,9 +237,13 @@ class RewardModel:
         if self._store is not None:
             self._store.close()
 
+    async def _task_rule_sums(self, tasks: Sequence[JudgeTask]) -> list[float]:
+        rows = sum(len(task.completions) for task in tasks)
+        return await self.rule_sums(task_keywords(tasks), rows) if self._rules else [0.0] * rows
+
     async def _score_one(self, task: JudgeTask, keep_judgements: bool) -> GroupReward:
         group = await self._vote_group(task, deadline=None)
-        rule_sums = await self.rule_sums(task_keywords([task]), len(task.completions))
+        rule_sums = await self._task_rule_sums([task])
         [reward] = self.shape([group], rule_sums, keep_judgements=keep_judgements, breaker=False)
         self.trace(task, group, reward)
         return reward
@@ -323,7 +326,7 @@ class RewardModel:
         seed = hashlib.sha256(b"%d" % self.config.sampling.seed + digest).digest()
         nonce = ""
         if self.config.template.nonce:
-            nonce = hmac.new(self._secret, digest, hashlib.sha256).hexdigest()[:12]
+            nonce = hmac.digest(self._secret, digest, "sha256").hex()[:12]
         return Case(viewed, digest, seed, nonce, deadline)
 
     def _list_size(self, case: Case) -> int:

@@ -93,17 +93,21 @@ class FakeServer:
     Args:
         answer: From a request's JSON body to a reply.
         port: Listen here; 0 = any free one.
+        keep_bodies: Whether to note every request; not for long runs.
 
     Attributes:
         bodies: The JSON bodies of all requests so far.
         url: Base address ending in /v1.
     """
 
-    def __init__(self, answer: Callable[[dict[str, Any]], Reply], port: int = 0) -> None:
+    def __init__(
+        self, answer: Callable[[dict[str, Any]], Reply], port: int = 0, *, keep_bodies: bool = True
+    ) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.url = ""
         self._answer = answer
         self._port = port
+        self._keep_bodies = keep_bodies
 
     async def __aenter__(self) -> FakeServer:
         from aiohttp import web
@@ -125,7 +129,8 @@ class FakeServer:
         from aiohttp import web
 
         body = await request.json()
-        self.bodies.append(body)
+        if self._keep_bodies:
+            self.bodies.append(body)
         reply = self._answer(body)
         await asyncio.sleep(reply.delay_s)
         if reply.drop and request.transport is not None:

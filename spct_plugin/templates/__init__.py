@@ -63,8 +63,9 @@ class JinjaTemplate:
     """A template from a Jinja file.
 
     The file sees `conversation` (text), `query` (text of the last turn), `responses` (texts, in
-    the order to show), `reference` (text or None), `principles` (texts), `low`, `high`, `nonce`
-    ("" when off), and `begin(what)`, `end(what)`, which write a delimiter.
+    the order to show), `blocks` (the same between numbered delimiters), `reference` (text or
+    None), `principles` (texts), `low`, `high`, `nonce` ("" when off), and `begin(what)`,
+    `end(what)`, which write a delimiter.
 
     Attributes:
         name: What the version stamp calls it.
@@ -85,11 +86,15 @@ class JinjaTemplate:
         Raises:
             ConfigError: The file fails while rendering.
         """
+        responses = [_completion_text(task.completions[i], nonce) for i in order]
         try:
             return self.source.render(
                 conversation=_turns_text(task.prompt, nonce),
                 query=neutralise(task.prompt[-1].content),
-                responses=[_completion_text(task.completions[i], nonce) for i in order],
+                responses=responses,
+                blocks=[
+                    _block(f"Response {i}", text, nonce) for i, text in enumerate(responses, 1)
+                ],
                 reference=None if task.reference is None else neutralise(task.reference),
                 principles=[neutralise(principle.text) for principle in task.principles],
                 low=self.scale[0],
@@ -169,6 +174,10 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["phrases"] = _phrases  # pyright: ignore[reportUnknownMemberType]
     return environment
+
+
+def _block(what: str, text: str, nonce: str) -> str:
+    return f"{_delimiter('Begin', nonce, what)}\n{text}\n{_delimiter('End', nonce, what)}"
 
 
 def _delimiter(which: str, nonce: str, what: str) -> str:
