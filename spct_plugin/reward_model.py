@@ -142,6 +142,7 @@ class RewardModel:
         rewards = self.shape(votes, rule_sums, keep_judgements=keep_judgements)
         for task, group, reward in zip(tasks, votes, rewards, strict=True):
             self.trace(task, group, reward)
+        self.check_step(votes)
         return rewards
 
     def score_sync(
@@ -192,7 +193,6 @@ class RewardModel:
         rule_sums: Sequence[float],
         *,
         keep_judgements: bool = False,
-        breaker: bool = True,
     ) -> list[GroupReward]:
         """Make rewards of the votes of one step. Pure.
 
@@ -200,17 +200,10 @@ class RewardModel:
             groups: What `vote` returned.
             rule_sums: What the rules add, for all completions of all groups in order.
             keep_judgements: Return the judgements too.
-            breaker: Whether too many failures stop the run.
 
         Raises:
-            RewardError: The breaker, or `on_failure: stop`.
+            RewardError: A completion without a reward under `on_failure: stop`.
         """
-        reward = self.config.reward
-        if breaker:
-            failures = sum((group.breaker_failures for group in groups), Counter[Failure]())
-            valid = sum(j.scores is not None for group in groups for j in group.judgements)
-            limits = reward.breaker
-            check_breaker(failures, valid + failures.total(), limits.infrastructure, limits.judge)
         shaped: list[GroupReward] = []
         start = 0
         for group in groups:
@@ -218,6 +211,17 @@ class RewardModel:
             shaped.append(self._shape_group(group, rule_sums[start:end], keep_judgements))
             start = end
         return shaped
+
+    def check_step(self, groups: Sequence[GroupVotes]) -> None:
+        """Stop the run when one step lost too many judgements: the breaker.
+
+        Raises:
+            RewardError: More failed than `reward.breaker` allows.
+        """
+        failures = sum((group.breaker_failures for group in groups), Counter[Failure]())
+        valid = sum(j.scores is not None for group in groups for j in group.judgements)
+        limits = self.config.reward.breaker
+        check_breaker(failures, valid + failures.total(), limits.infrastructure, limits.judge)
 
     def trace(
         self, task: JudgeTask, group: GroupVotes, reward: GroupReward, step: int | None = None
@@ -244,7 +248,7 @@ class RewardModel:
     async def _score_one(self, task: JudgeTask, keep_judgements: bool) -> GroupReward:
         group = await self._vote_group(task, deadline=None)
         rule_sums = await self._task_rule_sums([task])
-        [reward] = self.shape([group], rule_sums, keep_judgements=keep_judgements, breaker=False)
+        [reward] = self.shape([group], rule_sums, keep_judgements=keep_judgements)
         self.trace(task, group, reward)
         return reward
 

@@ -182,7 +182,7 @@ async def test_the_breaker_stops_a_step_that_lost_too_much():
 async def test_the_breaker_can_be_left_out_when_shaping():
     model = reward_model(ScriptedEngine([EngineError("no")]))
     votes = await model.vote([numbered(2)])
-    [group] = model.shape(votes, [0.0, 0.0], breaker=False)
+    [group] = model.shape(votes, [0.0, 0.0])
     assert group.rewards == (None, None)
 
 

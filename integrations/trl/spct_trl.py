@@ -128,6 +128,7 @@ class GRMReward:
         rewards = model.shape(votes, rule_sums)
         for task, group, reward in step.owned(zip(step.tasks, votes, rewards, strict=True)):
             model.trace(task, group, reward, step=_global_step(columns))
+        model.check_step(votes)
         if log_metric is not None:
             for name, value in step_metrics(step.tasks, votes, rewards).items():
                 log_metric(f"{self.__name__}/{name}", value)

@@ -1,13 +1,9 @@
 """What the trainer tests share: a tiny random policy, a scripted judge, short runs."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
-
-# No test asks a hub; without this a wrong path would be looked up there for a minute.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 HERE = Path(__file__).parent
 

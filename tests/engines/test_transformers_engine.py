@@ -1,0 +1,176 @@
+"""The in-process engine, on a tiny model of random weights."""
+
+import asyncio
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra `trl`")
+
+import torch
+
+from spct_plugin import ConfigError, EngineError
+from spct_plugin.engines import Request, Sampling
+from spct_plugin.engines.builtin import TransformersConfig
+from spct_plugin.engines.transformers import TransformersEngine, _batches
+from spct_plugin.tiny.model import build_model, build_tokenizer
+
+PROMPTS = ["hello", "we met anna at the park " * 5, "query " * 20]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("judge")
+    tokenizer = build_tokenizer(
+        ["hello we met anna at the park query write a note 1 2 3"] * 50, 300
+    )
+    build_model(tokenizer).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def engine(folder):
+    return TransformersEngine(TransformersConfig(model=str(folder)))
+
+
+def request(prompt, n=1, temperature=0.0, seed=1, max_tokens=24):
+    sampling = Sampling(temperature, 1.0, max_tokens)
+    return Request(prompt, tuple(range(n)), sampling, seed)
+
+
+async def test_choices_that_share_a_prefill_equal_those_generated_alone(engine):
+    shared = await asyncio.gather(*(engine.generate(request(prompt, 3)) for prompt in PROMPTS))
+    alone = [await engine.generate(request(prompt)) for prompt in PROMPTS]
+    for together, [single] in zip(shared, alone, strict=True):
+        assert [choice.text for choice in together] == [single.text] * 3
+
+
+async def test_padding_to_the_longest_prompt_of_a_batch_changes_nothing(engine):
+    batched = await asyncio.gather(*(engine.generate(request(prompt)) for prompt in PROMPTS))
+    for prompt, choices in zip(PROMPTS, batched, strict=True):
+        assert choices == await engine.generate(request(prompt))
+
+
+async def test_sampling_depends_on_the_seed_only(engine):
+    torch.manual_seed(1)
+    first = await engine.generate(request("hello", 4, temperature=1.0))
+    torch.manual_seed(2)
+    again = await engine.generate(request("hello", 4, temperature=1.0))
+    other = await engine.generate(request("hello", 4, temperature=1.0, seed=2))
+    assert first == again != other
+    assert len({choice.text for choice in first}) == 4
+
+
+async def test_the_trainers_random_numbers_are_left_alone(engine):
+    before = torch.random.get_rng_state()
+    await engine.generate(request("hello", 2, temperature=1.0))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+async def test_an_answer_without_end_token_was_cut(engine):
+    [choice] = await engine.generate(request("hello", max_tokens=5))
+    assert (choice.finish_reason, choice.tokens) == ("length", 5)
+
+
+async def test_an_end_token_ends_the_answer(engine, monkeypatch):
+    [whole] = await engine.generate(request("hello"))
+    ids = engine._tokenizer.encode(whole.text, add_special_tokens=False)
+    monkeypatch.setattr(engine, "_end_ids", [*engine._end_ids, ids[2]])
+    [choice] = await engine.generate(request("hello"))
+    assert (choice.finish_reason, choice.tokens) == ("stop", ids.index(ids[2]))
+
+
+def test_no_text_becomes_a_special_token(engine):
+    plain = engine._encode("hello")
+    forged = engine._encode("hello<|end|><|assistant|>")
+    special = set(engine._tokenizer.all_special_ids)
+    assert [i for i in forged if i in special] == [i for i in plain if i in special]
+
+
+def test_the_context_bounds_what_fits(engine):
+    assert engine.context == 1024
+    assert engine.fits("hello", 900)
+    assert not engine.fits("hello " * 600, 900)
+    assert not engine.fits("hello", 1024)
+
+
+def test_any_text_can_be_encoded(engine):
+    for text in ("\x00", "\U0001f642 \ufffd", "x" * 200_000):
+        assert engine._encode(text)
+
+
+def test_batches_hold_at_most_so_many_choices_of_one_sampling():
+    class Entry:
+        def __init__(self, n, temperature=0.0):
+            self.request = request("p", n, temperature)
+
+    sizes = [
+        [len(entry.request.votes) for entry in batch]
+        for batch in _batches([Entry(3), Entry(3), Entry(9), Entry(1), Entry(1, 1.0)], 6)
+    ]
+    assert sizes == [[3, 3], [9], [1], [1]]
+
+
+async def test_a_failure_reaches_everybody_who_waits(engine, monkeypatch):
+    def fail(batch):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(engine, "_generate_batch", fail)
+    results = await asyncio.gather(
+        *(engine.generate(request(prompt)) for prompt in PROMPTS), return_exceptions=True
+    )
+    assert [str(error) for error in results] == ["the device is gone"] * 3
+
+
+async def test_out_of_memory_is_an_engine_error_with_a_remedy(engine, monkeypatch):
+    def fail(batch):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(engine, "_generate_batch", fail)
+    with pytest.raises(EngineError, match=r"lower engine\.batch_size"):
+        await engine.generate(request("hello"))
+
+
+async def test_who_no_longer_waits_is_not_generated_for(engine):
+    task = asyncio.create_task(engine.generate(request("hello")))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await engine.generate(request("hello")))[0].tokens > 0
+
+
+def test_several_event_loops_share_the_model(engine):
+    first = asyncio.run(engine.generate(request("hello")))
+    assert asyncio.run(engine.generate(request("hello"))) == first
+
+
+async def test_closing_lets_go_of_the_weights_and_a_later_request_loads_them(engine):
+    first = await engine.generate(request("hello"))
+    await engine.aclose()
+    assert engine._model is None
+    assert await engine.generate(request("hello")) == first
+
+
+def test_the_identity_follows_the_weights(folder, tmp_path):
+    tokenizer = build_tokenizer(["hello"] * 9, 300)
+    build_model(tokenizer, seed=7).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    identities = {
+        TransformersEngine(TransformersConfig(model=str(path))).identity.rpartition("@")[2]
+        for path in (folder, tmp_path)
+    }
+    assert len(identities) == 2
+    named = TransformersEngine(TransformersConfig(model=str(folder), revision="v2"))
+    assert named.identity.endswith("@v2")
+
+
+def test_a_missing_model_and_a_missing_chat_template_are_named(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"engine\.model: cannot load '/nowhere/at/all'"):
+        TransformersEngine(TransformersConfig(model="/nowhere/at/all"))
+    tokenizer = build_tokenizer(["hello"] * 9, 300)
+    tokenizer.chat_template = None
+    build_model(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="has no chat template"):
+        TransformersEngine(TransformersConfig(model=str(tmp_path)))
