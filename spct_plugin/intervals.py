@@ -10,7 +10,7 @@ import numpy as np
 RESAMPLES = 10_000
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+def bootstrap_mean(values: Sequence[float], seed: int = 0) -> tuple[float, tuple[float, float]]:
     """Give the mean and its 95 % interval (percentile bootstrap over the values).
 
     Args:
@@ -18,7 +18,7 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> tuple[float, float
         seed: Same seed, same interval.
 
     Returns:
-        Mean, lower end, upper end.
+        Mean, and the lower and upper end.
     """
     sample = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)
@@ -26,4 +26,4 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> tuple[float, float
         [sample[rng.integers(0, len(sample), len(sample))].mean() for _ in range(RESAMPLES)]
     )
     low, high = np.quantile(means, [0.025, 0.975])
-    return float(sample.mean()), float(low), float(high)
+    return float(sample.mean()), (float(low), float(high))

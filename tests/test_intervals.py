@@ -6,10 +6,10 @@ from spct_plugin.intervals import bootstrap_mean
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_more_values():
-    mean, low, high = bootstrap_mean([0.0, 1.0] * 50)
+    mean, (low, high) = bootstrap_mean([0.0, 1.0] * 50)
     assert mean == 0.5
     assert (low, high) == pytest.approx((0.4, 0.6), abs=0.02)
-    _, low_more, high_more = bootstrap_mean([0.0, 1.0] * 500)
+    _, (low_more, high_more) = bootstrap_mean([0.0, 1.0] * 500)
     assert high_more - low_more < (high - low) / 2
 
 
@@ -19,4 +19,4 @@ def test_the_same_seed_gives_the_same_interval():
 
 
 def test_values_that_are_all_equal_have_no_width():
-    assert bootstrap_mean([0.25] * 10) == (0.25, 0.25, 0.25)
+    assert bootstrap_mean([0.25] * 10) == (0.25, (0.25, 0.25))

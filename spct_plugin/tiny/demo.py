@@ -59,9 +59,11 @@ class DemoResult:
 
     Attributes:
         before: Mean truth of the policy before training.
-        after: The same after.
+        before_interval: Its 95 % interval; all intervals are bootstrapped over prompts.
+        after: Mean truth of the policy after training.
+        after_interval: Its 95 % interval.
         gain: Mean difference per prompt.
-        interval: Its 95 % bootstrap interval over prompts.
+        interval: The 95 % interval of the gain.
         prompts: Held-out prompts.
         steps: Updates.
         k: Votes per group.
@@ -70,7 +72,9 @@ class DemoResult:
     """
 
     before: float
+    before_interval: tuple[float, float]
     after: float
+    after_interval: tuple[float, float]
     gain: float
     interval: tuple[float, float]
     prompts: int
@@ -81,16 +85,15 @@ class DemoResult:
 
     def table(self) -> str:
         """Lay the comparison out for a terminal."""
-        low, high = self.interval
         rewards = "permuted inside each group" if self.permuted else f"the tiny GRM, k = {self.k}"
         return "\n".join(
             [
                 f"rewards            {rewards}",
                 f"updates            {self.steps}",
                 f"held-out prompts   {self.prompts}",
-                f"truth before       {self.before:.3f}",
-                f"truth after        {self.after:.3f}",
-                f"gain               {self.gain:+.3f}  [{low:+.3f}, {high:+.3f}]  (95 %)",
+                f"truth before        {_with_interval(self.before, self.before_interval)}",
+                f"truth after         {_with_interval(self.after, self.after_interval)}",
+                f"gain               {_with_interval(self.gain, self.interval, '+')}",
                 f"seconds            {self.seconds:.0f}",
             ]
         )
@@ -124,12 +127,17 @@ def run_demo(
     _train(folder, settings, advance)
     advance("asking the policy after", 0, 1)
     after = _truths(folder / "policy", prompts, settings)
-    gain, low, high = bootstrap_mean([b - a for a, b in zip(before, after, strict=True)])
+    gains = [b - a for a, b in zip(before, after, strict=True)]
+    mean_before, before_interval = bootstrap_mean(before)
+    mean_after, after_interval = bootstrap_mean(after)
+    gain, interval = bootstrap_mean(gains)
     result = DemoResult(
-        before=sum(before) / len(before),
-        after=sum(after) / len(after),
+        before=mean_before,
+        before_interval=before_interval,
+        after=mean_after,
+        after_interval=after_interval,
         gain=gain,
-        interval=(low, high),
+        interval=interval,
         prompts=settings.prompts,
         steps=settings.steps,
         k=settings.k,
@@ -143,14 +151,19 @@ def run_demo(
             report,
             title="spct demo",
             summary={
-                "truth before": f"{result.before:.3f}",
-                "truth after": f"{result.after:.3f}",
-                "gain": f"{gain:+.3f} [{low:+.3f}, {high:+.3f}], 95 % over "
-                f"{result.prompts} held-out prompts",
+                "truth before": _with_interval(result.before, result.before_interval),
+                "truth after": _with_interval(result.after, result.after_interval),
+                "gain": _with_interval(gain, interval, "+"),
+                "held-out prompts": str(result.prompts),
             },
             charts=[_truth_chart(groups)],
         )
     return result
+
+
+def _with_interval(mean: float, ends: tuple[float, float], sign: str = "") -> str:
+    low, high = (f"{end:{sign}.3f}" for end in ends)
+    return f"{mean:{sign}.3f}  [{low}, {high}]  (95 %)"
 
 
 def _instructions(seed: int, count: int) -> list[str]:
