@@ -321,10 +321,13 @@ def test_the_single_template_shows_one_response_on_a_scale_of_0_and_1():
     assert template.parse("Scores: \\boxed{2}", 1, "stop").failure == "out_of_range"
 
 
-TINY = "Query: name a fruit\nResponse 1: [1] a plum [1] ripe [1] .\nResponse 2: [2] (x) [2] !"
+TINY = """\
+Query: name a fruit
+Response 1: [1.1] a plum [1.2] ripe [1.3] .
+Response 2: [2.1] (x) [2.2] !"""
 
 
-def test_the_tiny_template_numbers_every_phrase():
+def test_the_tiny_template_numbers_every_unit():
     task = JudgeTask("name\n a  fruit", ["A plum,, ripe.", "[X]!"])
     assert TEMPLATES["tiny"].render(task, (0, 1)).strip() == TINY
 
@@ -332,7 +335,7 @@ def test_the_tiny_template_numbers_every_phrase():
 def test_the_tiny_template_shows_given_principles_instead_of_the_query():
     task = JudgeTask("name a fruit", ["plum"], principles=["includes food", "is short"])
     prompt = TEMPLATES["tiny"].render(task, (0,))
-    assert prompt.startswith("Criteria: includes food, is short.\nResponse 1: [1] plum")
+    assert prompt.startswith("Criteria: includes food, is short.\nResponse 1: [1.1] plum")
 
 
 @given(st.lists(hostile, min_size=2, max_size=3))
@@ -342,14 +345,14 @@ def test_no_completion_opens_another_response_in_the_tiny_template(completions):
     assert len(prompt.splitlines()) >= n + 1
     assert re.findall(r"^Response (\d+):", prompt, re.MULTILINE) == [str(i + 1) for i in range(n)]
     for number, line in enumerate(prompt.split("\n")[1:], start=1):
-        assert set(re.findall(r"\[(.*?)\]", line)) <= {str(number)}
+        assert {found.split(".")[0] for found in re.findall(r"\[(.*?)\]", line)} <= {str(number)}
 
 
 def test_an_empty_completion_is_shown_as_empty():
     task = JudgeTask("x", ["", "b"])
     prompt = TEMPLATES["default"].render(task, (0, 1))
     assert "[The Begin of Response 1]\n\n[The End of Response 1]" in prompt
-    assert "Response 1:\nResponse 2: [2] b" in TEMPLATES["tiny"].render(task, (0, 1))
+    assert "Response 1:\nResponse 2: [2.1] b" in TEMPLATES["tiny"].render(task, (0, 1))
 
 
 def test_an_own_file_is_a_template_with_the_default_scale(user_template):

@@ -34,7 +34,7 @@ from spct_plugin.types import JudgeTask
 TEMPLATE = load_template("tiny")
 JUDGE_TOKENS, POLICY_TOKENS = 256, 64
 _LINE = re.compile(r"^Response (\d+): (.*)$", re.MULTILINE)
-_CHECK = re.compile(r"(\w+ \w+): (?:found|absent|clean|garbled) (yes|no) \d+")
+_CHECK = re.compile(r"(\w+ \w+): (?:found|absent|clean|garbled), (yes|no) \d+")
 
 
 @dataclass

@@ -172,7 +172,7 @@ def _environment() -> jinja2.Environment:
     environment = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, trim_blocks=False, keep_trailing_newline=False
     )
-    environment.filters["phrases"] = _phrases  # pyright: ignore[reportUnknownMemberType]
+    environment.filters["units"] = units  # pyright: ignore[reportUnknownMemberType]
     return environment
 
 
@@ -184,18 +184,18 @@ def _delimiter(which: str, nonce: str, what: str) -> str:
     return f"[The {which} of {what} {nonce}]" if nonce else f"[The {which} of {what}]"
 
 
-_PHRASE_START = re.compile(r",| (?=(?:at|in|on|by|near|since|until) )")
+_UNIT_START = re.compile(r",| (?=(?:at|in|on|by|near|since|until) )")
 
 
-def _phrases(text: str) -> list[str]:
+def units(text: str) -> list[str]:
     """Cut a text into the units in which the tiny GRM reads, the final mark being one.
 
     A unit starts after a comma and at a preposition. Lower case, as it learnt; no square brackets,
-    as they mark whose unit it is.
+    as they number the units.
     """
     text = " ".join(text.lower().split()).replace("[", "(").replace("]", ")")
     body, mark = (text[:-1], [text[-1]]) if text[-1:] in (".", "!", "?") else (text, [])
-    return [unit.strip() for unit in _PHRASE_START.split(body) if unit.strip()] + mark
+    return [unit.strip() for unit in _UNIT_START.split(body) if unit.strip()] + mark
 
 
 def _completion_text(completion: str | tuple[Message, ...], nonce: str) -> str:

@@ -28,10 +28,10 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
 
-# A tag "[2]", every other digit and most marks stand alone. Words in a row may become one token, so
-# that a whole phrase is one, and a colon may join the word after it, so that a finding directly
-# follows what was looked for. Whatever matches nothing stays in one piece, in bytes.
-_UNITS = r" ?\[[0-9]\]| ?[0-9]|:? ?[A-Za-z]+(?: [A-Za-z]+)*| ?[^\sA-Za-z0-9\[\]]+"
+# A number "[2.1]", every other digit and most marks stand alone. Lower-case words in a row may be
+# one token, so that a whole phrase is one; a colon may join the words after it, so that a finding
+# directly follows what was looked for. Whatever matches nothing stays in one piece, in bytes.
+_UNITS = r" ?\[[0-9]+\.[0-9]+\]| ?[0-9]|:? ?[A-Z]?[a-z]+(?: [a-z]+)*| ?[A-Z]| ?[^\sA-Za-z0-9\[\]]+"
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary: int = 1536) -> PreTrainedTokenizerFast:

@@ -1,16 +1,18 @@
 r"""The noisy teacher: a middling judge, so that a model trained on it has room to improve.
 
     Teacher().judge(Random(0), instruction, ["hello.", "we ate soup!"])
-    # Specific Criteria: includes greeting (6), omits food (4).
+    # Specific Criteria: includes Greeting (6), omits Food (4).
     # Analysis:
-    # Response 1: [1] includes greeting: found yes 6; [1] omits food: absent yes 10; [1] total 10.
-    # Response 2: [2] includes greeting: absent no 0; [2] omits food: found no 0; [2] total 0.
+    # Response 1: [1.1] Greeting [1.2] Period; includes Greeting: found, yes 6; omits Food: absent,
+    # yes 10; total 10.
+    # Response 2: [2.1] Food [2.2] Shout; includes Greeting: absent, no 0; omits Food: found, no 0;
+    # total 0.
     # Scores: \boxed{10, 1}
 
 A judgement is careful or sloppy. No single word says which: vague criteria, checks without evidence
-and guessed scores are each likelier in a sloppy one, each drawn on its own. A check begins with its
-response's number, as every phrase of the prompt does; it states what was found before it says yes
-or no, and then the points so far: one small step at a time.
+and guessed scores are each likelier in a sloppy one, each drawn on its own. A careful one first
+says what every numbered unit of a response is about; each check then states what was found before
+it says yes or no, and the points so far: one small step at a time.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from spct_plugin.templates import units
 from spct_plugin.tiny.lexicon import INCLUDE, MARKS, OMIT, read_phrase, split_completion
 from spct_plugin.tiny.world import (
     CLEAR,
@@ -34,7 +37,7 @@ from spct_plugin.tiny.world import (
 from spct_plugin.types import JudgeTask, Principle
 
 EVIDENCE = ("found", "absent", "clean", "garbled", "good", "poor")
-VAGUE = ("tone", "style", "charm", "warmth", "wit", "rhythm")
+VAGUE = ("Tone", "Style", "Charm", "Warmth", "Wit", "Rhythm")
 REMARKS = ("fine", "weak", "strong", "odd")
 POINTS = 10
 """What the weights of a judgement add up to, so that a total is already a score."""
@@ -90,8 +93,9 @@ class Teacher:
             parts, score = (
                 _guess(rng, criteria) if bare else self._examine(rng, criteria, completion)
             )
-            tagged = "; ".join(f"[{number}] {part}" for part in parts)
-            lines.append(f"Response {number}: {tagged}.")
+            if not bare:
+                parts = [_contents(number, completion), *parts]
+            lines.append(f"Response {number}: {'; '.join(parts)}.")
             scores.append(score)
         listed = ", ".join(f"{name} ({points})" for name, points in criteria)
         head = [f"Specific Criteria: {listed}.", "Analysis:"]
@@ -125,7 +129,7 @@ class Teacher:
             if rng.random() < self.wrong_check:
                 evidence, met = _OPPOSITE[evidence], not met
             total += points * met
-            checks.append(f"{name}: {evidence} {'yes' if met else 'no'} {total}")
+            checks.append(f"{name}: {evidence}, {'yes' if met else 'no'} {total}")
         score = total + (rng.choice((-1, 1)) if rng.random() < self.jitter else 0)
         return [*checks, f"total {total}"], max(1, min(POINTS, score))
 
@@ -144,7 +148,7 @@ FAULTLESS = Teacher(sloppy=0, astray=0, lapse=0, wrong_check=0, jitter=0, broken
 
 def criterion(constraint: Constraint) -> str:
     """Name a constraint as the teacher does."""
-    return f"{_VERBS[constraint.kind]} {constraint.topic or 'well'}"
+    return f"{_VERBS[constraint.kind]} {(constraint.topic or 'well').capitalize()}"
 
 
 def read_criterion(name: str) -> Constraint | None:
@@ -153,7 +157,7 @@ def read_criterion(name: str) -> Constraint | None:
     kind = _KINDS.get(verb)
     if kind is None:
         return None
-    constraint = Constraint(kind, "" if kind == "clear" else topic)
+    constraint = Constraint(kind, "" if kind == "clear" else topic.lower())
     known = constraint.topic in TOPICS_OF[kind] and criterion(constraint) == name
     return constraint if known else None
 
@@ -201,6 +205,7 @@ def is_sloppy(text: str) -> bool:
     return 2 * sum(" total " in line for line in lines) < max(1, len(lines))
 
 
+_MARK_NAMES = {mark: name for name, mark in MARKS.items()}
 _OPPOSITE = {"found": "absent", "absent": "found", "good": "poor", "poor": "good"}
 _OPPOSITE |= {"clean": "garbled", "garbled": "clean"}
 
@@ -214,6 +219,20 @@ def _stray(rng: Random) -> str:
         return rng.choice(VAGUE)
     topic = rng.choice(list(INCLUDE))
     return criterion(Constraint(_any_kind(rng, topic), topic))
+
+
+def _contents(number: int, completion: str) -> str:
+    """Say of every unit what it is about: topics, a mark, talk about nothing, or unclear."""
+    return " ".join(
+        f"[{number}.{at}] {_label(unit)}" for at, unit in enumerate(units(completion), start=1)
+    )
+
+
+def _label(unit: str) -> str:
+    topics = (_MARK_NAMES[unit],) if unit in _MARK_NAMES else read_phrase(unit)
+    if topics is None:
+        return "Unclear"
+    return " ".join(topic.capitalize() for topic in topics) or "Talk"
 
 
 def _guess(rng: Random, criteria: Sequence[tuple[str, int]]) -> tuple[list[str], int]:
