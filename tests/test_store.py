@@ -185,6 +185,7 @@ async def test_an_answer_that_cannot_be_encoded_does_not_stop_the_writer(store):
 async def test_a_record_that_is_no_json_does_not_stop_the_writer(store):
     store.keep_group({"judgements": [], "metadata": {1, 2}})
     await asyncio.wait_for(store.keep({KEYS[1]: CHOICE}), timeout=5)
+    assert await store.find({1: KEYS[1]}) == {1: CHOICE}
 
 
 def test_the_secret_is_stable_per_directory_and_differs_between_them(tmp_path):

@@ -411,4 +411,4 @@ def test_rendering_never_fails_and_is_always_encodable(prompt, completions, data
     order = data.draw(st.permutations(range(len(completions))))
     for name in BUNDLED:
         task = JudgeTask(prompt, completions, reference=completions[0])
-        TEMPLATES[name].render(task, order[: BUNDLED[name][1]], NONCE).encode()
+        assert TEMPLATES[name].render(task, order[: BUNDLED[name][1]], NONCE).encode()

@@ -19,12 +19,12 @@ def demo(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON.")
     ] = None,
-    folder: Annotated[Path, typer.Option("--folder", help="Run files; emptied.")] = Path(
+    folder: Annotated[Path, typer.Option("--folder", help="For the run's files.")] = Path(
         "runs/demo"
     ),
-    steps: Annotated[int | None, typer.Option(help="Updates of the policy.")] = None,
-    prompts: Annotated[int | None, typer.Option(help="Held-out prompts.")] = None,
-    k: Annotated[int | None, typer.Option("-k", help="Votes per group.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates of the policy.", min=1)] = None,
+    prompts: Annotated[int | None, typer.Option(help="Held-out prompts.", min=1)] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Votes per group.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the training run.")] = 0,
     permuted: Annotated[
         bool, typer.Option("--permuted", help="The control: permute rewards inside each group.")

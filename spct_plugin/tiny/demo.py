@@ -19,12 +19,14 @@ from typing import Any
 from spct_plugin.config import SPCTConfig
 from spct_plugin.engines import Engine, Request, Sampling
 from spct_plugin.engines.builtin import TransformersConfig
+from spct_plugin.errors import ConfigError
 from spct_plugin.intervals import bootstrap_mean
 from spct_plugin.report import Chart, Group, read_groups, write_report
 from spct_plugin.report.charts import Series
 from spct_plugin.tiny import MODELS
 from spct_plugin.tiny.world import make_instruction, truth
 
+RUN_FILES = {"policy", "store", "trainer"}
 HELD_OUT_SEED, TRAINING_SEED = 1_000_003, 7
 # Longest completion; the world's own have at most about 30 tokens.
 MAX_TOKENS = 48
@@ -109,18 +111,18 @@ def run_demo(
     """Train, compare, report.
 
     Args:
-        folder: For the trained policy and the store; emptied first.
+        folder: For the trained policy and the store; what an earlier run left there goes.
         settings: What to run.
         report: Where to write the HTML page; None = nowhere.
         advance: Called with what is going on, how much is done, of how much.
 
     Raises:
+        ConfigError: The folder holds files of somebody else.
         RewardError: Most judgements failed.
     """
     settings = settings or DemoSettings()
     start = time.perf_counter()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _clear(folder)
     prompts = _instructions(HELD_OUT_SEED, settings.prompts)
     advance("asking the policy before", 0, 1)
     before = _truths(MODELS / "policy", prompts, settings)
@@ -145,20 +147,38 @@ def run_demo(
         seconds=time.perf_counter() - start,
     )
     if report is not None:
-        groups = read_groups(folder / "store")
-        write_report(
-            groups,
-            report,
-            title="spct demo",
-            summary={
-                "truth before": _with_interval(result.before, result.before_interval),
-                "truth after": _with_interval(result.after, result.after_interval),
-                "gain": _with_interval(gain, interval, "+"),
-                "held-out prompts": str(result.prompts),
-            },
-            charts=[_truth_chart(groups)],
-        )
+        _write_report(result, folder, report)
     return result
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {path.name for path in folder.iterdir()}
+    if strangers := sorted(found - RUN_FILES):
+        raise ConfigError(
+            f"expected an empty folder or that of an earlier demo in {str(folder)!r}, found "
+            f"{strangers[0]!r}; choose another --folder"
+        )
+    for name in found:
+        shutil.rmtree(folder / name)
+
+
+def _write_report(result: DemoResult, folder: Path, report: Path) -> None:
+    """Write the HTML page of a finished run."""
+    groups = read_groups(folder / "store")
+    write_report(
+        groups,
+        report,
+        title="spct demo",
+        summary={
+            "truth before": _with_interval(result.before, result.before_interval),
+            "truth after": _with_interval(result.after, result.after_interval),
+            "gain": _with_interval(result.gain, result.interval, "+"),
+            "held-out prompts": str(result.prompts),
+        },
+        charts=[_truth_chart(groups)],
+    )
 
 
 def _with_interval(mean: float, ends: tuple[float, float], sign: str = "") -> str:

@@ -5,6 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from spct_plugin import ConfigError
 from spct_plugin.cli import app
 
 
@@ -44,3 +45,11 @@ def test_the_demo_raises_the_truth_beyond_its_interval(tmp_path):
 def test_permuted_rewards_teach_nothing(tmp_path, seed):
     numbers, _, _ = demo(tmp_path, "--permuted", "--seed", str(seed))
     assert numbers["interval"][0] <= 0
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    result = CliRunner().invoke(app, ["demo", "--folder", str(tmp_path)])
+    assert isinstance(result.exception, ConfigError)
+    assert "'thesis.tex'" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
