@@ -106,9 +106,10 @@ class VoteConfig(Section):
     list_size: int | None = Field(default=None, ge=1)
     """Most completions in one prompt; larger groups are split at random, differently per vote."""
     k_meta: int | None = Field(default=None, ge=1)
-    """Votes that the meta RM keeps; null = half of the valid ones (the paper's k/2)."""
+    """Votes that the meta RM keeps of the valid ones; null = half of all (the paper's k/2)."""
     deadline_s: float | None = Field(default=None, gt=0)
-    """Longest time for one call of the reward; votes that are late are missing, never zero."""
+    """Longest time for one step (one call of `score` or of the trainer's reward function); votes
+    that are late are missing, never zero. Files and streams have no steps and no deadline."""
 
 
 class GrmReward(Section):
@@ -315,6 +316,7 @@ class SPCTConfig(Section):
         data = self.model_dump(mode="json", exclude={"store", "trl", "plugins"})
         for key in self.engine.addresses:
             data["engine"].pop(key)
+        del data["reward"]["breaker"]
         text = json.dumps([data, wording], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -12,4 +12,6 @@ Failure = JudgeFailure | InfrastructureFailure
 
 JUDGE_FAILURES: tuple[JudgeFailure, ...] = get_args(JudgeFailure)
 INFRASTRUCTURE_FAILURES: tuple[InfrastructureFailure, ...] = get_args(InfrastructureFailure)
+LOST: tuple[InfrastructureFailure, ...] = ("engine_error", "deadline")
+"""What another run may mend; a judgement that is too long stays so."""
 FAILURES: tuple[Failure, ...] = (*JUDGE_FAILURES, *INFRASTRUCTURE_FAILURES)

@@ -48,7 +48,9 @@ def step_metrics(
         },
         "spread": _mean(spreads),
         "ties": _mean([scores.count(max(scores)) > 1 for scores in several]),
-        "groups_without_spread": _mean([len(set(group.rewards)) == 1 for group in rewards]),
+        "groups_without_spread": _mean(
+            [len(set(group.rewards) - {None}) <= 1 for group in rewards]
+        ),
         "position_bias": _mean([scores[0] - scores[-1] for scores in several]),
         "length_correlation": _length_correlation(tasks, rewards),
         "tokens": float(sum(judgement.tokens for judgement in judgements)),

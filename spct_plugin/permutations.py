@@ -26,31 +26,28 @@ class Ask:
 
 
 def plan_wave(
-    n: int, votes: Sequence[int], seed: bytes, *, list_size: int | None = None, greedy: bool = False
+    n: int, votes: Sequence[int], seed: bytes, *, list_size: int | None = None
 ) -> list[Ask]:
     """Plan the requests for one wave of votes on a group.
 
     Args:
-        n: Completions in the group.
+        n: Completions in the group; none, no requests.
         votes: Vote indices of this wave, ascending.
         seed: Same seed, same plan; a wave that starts at another vote gets another shuffle.
         list_size: The most completions in one request; None = all n. A larger group is split at
             random into lists of nearly equal size, differently for each vote.
-        greedy: The judge decodes greedily (temperature 0), so a second choice of the same order
-            would repeat the first: one vote per distinct order, the others are left out.
 
     Returns:
         Requests. For a whole group the choices of the cyclic orders differ by at most one.
     """
-    if not votes:
+    if not votes or not n:
         return []
     if list_size is not None and n > list_size:
-        return _split(n, votes, seed, list_size, greedy=greedy)
+        return _split(n, votes, seed, list_size)
     base = list(range(n))
     random.Random(seed + votes[0].to_bytes(4, "big")).shuffle(base)
     asks = [Ask(tuple(base[turn:] + base[:turn]), tuple(votes[turn::n])) for turn in range(n)]
-    asks = [ask for ask in asks if ask.votes]
-    return [Ask(ask.order, ask.votes[:1]) for ask in asks] if greedy else asks
+    return [ask for ask in asks if ask.votes]
 
 
 def wave_size(n: int, at_least: int) -> int:
@@ -58,7 +55,7 @@ def wave_size(n: int, at_least: int) -> int:
     return -(-at_least // n) * n
 
 
-def _split(n: int, votes: Sequence[int], seed: bytes, list_size: int, *, greedy: bool) -> list[Ask]:
+def _split(n: int, votes: Sequence[int], seed: bytes, list_size: int) -> list[Ask]:
     """Deal a shuffled group, per vote, into the fewest lists that fit, sizes differing by one.
 
     Votes that happen to show the same list in the same order share its request.
@@ -70,4 +67,4 @@ def _split(n: int, votes: Sequence[int], seed: bytes, list_size: int, *, greedy:
         random.Random(seed + vote.to_bytes(4, "big")).shuffle(shuffled)
         for start in range(lists):
             shared.setdefault(tuple(shuffled[start::lists]), []).append(vote)
-    return [Ask(order, tuple(v[:1] if greedy else v)) for order, v in shared.items()]
+    return [Ask(order, tuple(votes)) for order, votes in shared.items()]

@@ -134,9 +134,18 @@ def import_file(path: Path) -> object:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise PluginError(f"expected a Python file, found {str(path)!r}")
+    if name in sys.modules:
+        # Loaded twice, its classes would be two, and pickle refuses those.
+        return sys.modules[name]
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    whole = False
+    try:
+        spec.loader.exec_module(module)
+        whole = True
+    finally:
+        if not whole:
+            del sys.modules[name]
     return module
 
 

@@ -221,7 +221,14 @@ class RewardModel:
         failures = sum((group.breaker_failures for group in groups), Counter[Failure]())
         valid = sum(j.scores is not None for group in groups for j in group.judgements)
         limits = self.config.reward.breaker
-        check_breaker(failures, valid + failures.total(), limits.infrastructure, limits.judge)
+        details: dict[Failure, str] = {
+            j.failure: j.detail
+            for group in groups
+            for j in group.judgements
+            if j.failure is not None and j.failure in failures and j.detail
+        }
+        total = valid + failures.total()
+        check_breaker(failures, total, limits.infrastructure, limits.judge, details)
 
     def trace(
         self, task: JudgeTask, group: GroupVotes, reward: GroupReward, step: int | None = None
@@ -234,6 +241,10 @@ class RewardModel:
             # The text stands in the store already, under this key.
             written["text"], written["key"] = "", judgement.key
         self._store.keep_group(record | task.as_dict() | {"step": step})
+
+    def close(self) -> None:
+        """Do what `aclose` does, after `score_sync`."""
+        run_sync(self.aclose())
 
     async def aclose(self) -> None:
         """Give back connections, memory and files."""
@@ -258,24 +269,24 @@ class RewardModel:
         vote = self.config.vote
         case = self._case(task, deadline)
         n = len(task.completions)
-        list_size = self._list_size(case)
+        fitting, list_size = self._layout(case)
         wave = vote.k if vote.stop == "never" else wave_size(n, vote.k_min)
         judgements: list[Judgement] = []
         counted: list[Judgement] = []
         scores_K_N: list[list[int | None]] = []
         for first in range(0, vote.k, wave):
-            asks = plan_wave(
-                n,
-                range(first, min(vote.k, first + wave)),
-                case.seed,
-                list_size=list_size,
-                greedy=self._sampling.temperature == 0,
-            )
+            votes = range(first, min(vote.k, first + wave))
+            asks = [
+                Ask(tuple(fitting[i] for i in ask.order), ask.votes)
+                for ask in plan_wave(len(fitting), votes, case.seed, list_size=list_size)
+            ]
+            asks += [Ask((i,), tuple(votes)) for i in range(n) if i not in fitting]
             if self._sampling.temperature == 0:
+                # A second greedy choice of the same order would repeat the first.
                 orders = {judgement.order for judgement in judgements}
-                asks = [ask for ask in asks if ask.order not in orders]
+                asks = [Ask(a.order, a.votes[:1]) for a in asks if a.order not in orders]
                 if not asks:
-                    break
+                    continue
             wave_judgements = await self._judged(case, asks)
             judgements += wave_judgements
             counted = keep_top(judgements, vote.k_meta)
@@ -333,16 +344,19 @@ class RewardModel:
             nonce = hmac.digest(self._secret, digest, "sha256").hex()[:12]
         return Case(viewed, digest, seed, nonce, deadline)
 
-    def _list_size(self, case: Case) -> int:
-        """Take the least of the configured size, the template's, and what fits the context."""
+    def _layout(self, case: Case) -> tuple[Sequence[int], int]:
+        """Find the completions that fit the context alone, and how many share a prompt at most."""
         n = len(case.task.completions)
         limits = (n, self.config.vote.list_size, self._template.max_responses)
         size = min(limit for limit in limits if limit is not None)
         if self._engine.context is None:
-            return size
+            return range(n), size
         lengths = [len(str(completion)) for completion in case.task.completions]
         longest_first = sorted(range(n), key=lambda i: lengths[i], reverse=True)
-        return max(1, largest_list(size, lambda s: self._judge.fits(case, longest_first[:s])))
+        while longest_first and not self._judge.fits(case, longest_first[:1]):
+            longest_first.pop(0)
+        size = largest_list(size, lambda s: self._judge.fits(case, longest_first[:s]))
+        return sorted(longest_first), max(1, size)
 
     def _shape_group(
         self, group: GroupVotes, rule_sums: Sequence[float], keep_judgements: bool

@@ -74,7 +74,11 @@ def apply_on_failure(rewards: Sequence[float | None], policy: OnFailure) -> list
 
 
 def check_breaker(
-    failures: Mapping[Failure, int], judgements: int, max_infrastructure: float, max_judge: float
+    failures: Mapping[Failure, int],
+    judgements: int,
+    max_infrastructure: float,
+    max_judge: float,
+    details: Mapping[Failure, str] | None = None,
 ) -> None:
     """Stop the run when too large a share of a step's judgements failed.
 
@@ -86,6 +90,7 @@ def check_breaker(
         judgements: All judgements of the step.
         max_infrastructure: Largest share in [0, 1] lost to infrastructure; 1 never stops.
         max_judge: Largest share in [0, 1] of the judgements that came which may be unusable.
+        details: What a failure of each kind said, to be shown.
 
     Raises:
         RewardError: One of the shares is larger.
@@ -93,15 +98,16 @@ def check_breaker(
     lost = sum(failures.get(kind, 0) for kind in INFRASTRUCTURE_FAILURES)
     unusable = sum(failures.get(kind, 0) for kind in JUDGE_FAILURES)
     kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(failures.items()) if count)
+    said = "".join(f"; {kind}: {detail}" for kind, detail in sorted((details or {}).items()))
     if lost > max_infrastructure * judgements:
         raise RewardError(
             f"stopped: {lost} of {judgements} judgements of this step failed in infrastructure "
-            f"({kinds}), more than breaker.infrastructure = {max_infrastructure:g} allows"
+            f"({kinds}), more than breaker.infrastructure = {max_infrastructure:g} allows{said}"
         )
     if unusable > max_judge * (judgements - lost):
         raise RewardError(
             f"stopped: {unusable} of {judgements - lost} judgements of this step have no usable "
-            f"scores ({kinds}), more than breaker.judge = {max_judge:g} allows"
+            f"scores ({kinds}), more than breaker.judge = {max_judge:g} allows{said}"
         )
 
 

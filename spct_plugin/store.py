@@ -23,6 +23,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ def read_groups(directory: Path) -> Iterator[dict[str, Any]]:
             records += connection.execute("SELECT created, record FROM groups").fetchall()
             for key, text in connection.execute("SELECT key, text FROM votes"):
                 texts[key.hex()] = text.decode("utf-8", "surrogatepass")
-    for created, text in sorted(records):
+    for created, text in sorted(records, key=itemgetter(0)):
         record = json.loads(text)
         for judgement in record["judgements"]:
             judgement["text"] = texts.get(judgement["key"], "")

@@ -80,6 +80,10 @@ class Principle:
     text: str
     weight: str | None = None
 
+    def __str__(self) -> str:
+        """Spell it as a judge reads it: with its weight in brackets."""
+        return self.text if self.weight is None else f"{self.text} ({self.weight})"
+
 
 @dataclass(frozen=True, slots=True, init=False)
 class JudgeTask:
@@ -141,7 +145,7 @@ class JudgeTask:
         if self.reference is not None:
             row["reference"] = self.reference
         if self.principles:
-            row["principles"] = [p.text for p in self.principles]
+            row["principles"] = [str(p) for p in self.principles]
         return row
 
     def digest(self) -> bytes:

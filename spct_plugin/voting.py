@@ -40,7 +40,8 @@ def keep_top(judgements: Sequence[Judgement], k_meta: int | None = None) -> list
 
     Args:
         judgements: In vote order; failed ones are never kept.
-        k_meta: How many to keep; None = max(1, half of the valid ones), the paper's k/2.
+        k_meta: How many to keep; None = max(1, half of all votes, failed ones too), the paper's
+            k/2.
 
     Returns:
         The kept judgements in vote order. All valid ones when none has a meta score. One that the
@@ -54,7 +55,7 @@ def keep_top(judgements: Sequence[Judgement], k_meta: int | None = None) -> list
     lists: dict[int, list[Judgement]] = {}
     for j in valid:
         lists.setdefault(j.vote, []).append(j)
-    keep = max(1, len(lists) // 2) if k_meta is None else k_meta
+    keep = max(1, len({j.vote for j in judgements}) // 2) if k_meta is None else k_meta
     ranked = sorted(lists, key=lambda vote: _vote_meta(lists[vote]), reverse=True)
     return [j for vote in sorted(ranked[:keep]) for j in lists[vote]]
 

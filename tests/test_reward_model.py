@@ -290,10 +290,10 @@ async def test_the_meta_rm_sees_valid_judgements_as_written_and_keeps_the_best()
     assert len(asked) == 6
     assert all(j.scores is not None and j.text.startswith("judgement") for j in asked)
     assert {len(j.order) for j in asked} == {4}
-    assert group.votes == (3, 3, 3, 3)
+    assert group.votes == (4, 4, 4, 4)
     assert sorted(j.meta_score for j in group.judgements if j.scores) == [-3, -3, -2, -2, -1, -1]
     assert [j.meta_score for j in group.judgements if j.scores is None] == [None, None]
-    assert group.means[0] == pytest.approx((1 + 1 + 2) / 3)
+    assert group.means[0] == pytest.approx((1 + 1 + 2 + 2) / 4)
 
 
 async def test_k_meta_says_how_many_are_kept():
@@ -406,9 +406,12 @@ async def test_a_completion_that_fits_no_context_is_too_long_and_the_others_are_
         return [by_content(said)(request)] * len(request.votes)
 
     task = JudgeTask("Count.", ["say 1", "x" * 20_000 + " 9", "say 3"])
-    [group] = await reward_model(Engine(score, max_chars=6000), vote={"k": 2}).score([task])
+    engine = Engine(score, max_chars=6000)
+    [group] = await reward_model(engine, vote={"k": 2}).score([task], keep_judgements=True)
     assert group.rewards == (1, None, 3)
     assert group.failures == {"too_long": 2}
+    # The others are still compared with each other, in one prompt.
+    assert {j.indices for j in group.judgements} == {(0, 2), (1,)}
 
 
 async def test_long_completions_may_be_cut_to_fit():

@@ -72,7 +72,8 @@ async def check(folder, rows, kill_after):
     assert all(row["k_used"] == 4 and not row["failures"] for row in written)
     assert len(paid) == rows * 2  # two orders a group, two choices each
     paid_again = sum(count - 1 for count in paid.values())
-    assert paid_again <= kills * IN_FLIGHT
+    # What is in flight when the kill comes, or was answered in the moment before and not yet kept.
+    assert paid_again <= kills * 2 * IN_FLIGHT
     return kills, paid_again
 
 

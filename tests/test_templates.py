@@ -281,7 +281,7 @@ def test_a_text_prompt_has_no_reference_and_no_criteria_section():
 def test_given_principles_are_numbered_and_said_to_be_used():
     task = JudgeTask("x", ["a"], principles=[Principle("be right", "60%"), "be short"])
     prompt = TEMPLATES["default"].render(task, (0,))
-    assert "#### Specific Criteria ####\n1. be right\n2. be short\n" in prompt
+    assert "#### Specific Criteria ####\n1. be right (60%)\n2. be short\n" in prompt
     assert "Judge by the specific criteria" in prompt
 
 

@@ -113,17 +113,17 @@ def test_saying_everything_does_not_pay() -> None:
     assert sum(truth(i.text, everything) for i in asked) / 500 < 0.7
 
 
-@given(seeds, st.integers(1, 4), st.sampled_from([0.0, 0.2]))
-def test_labels_name_the_strictly_best(rng: Random, n: int, min_gap: float) -> None:
-    """The label is the argmax, by more than the gap; for one completion, whether it is good."""
-    task, label = make_task(rng, n, min_gap)
+@given(seeds, st.integers(1, 4))
+def test_labels_name_the_strictly_best(rng: Random, n: int) -> None:
+    """The label is the argmax; for one completion, whether it is good."""
+    task, label = make_task(rng, n)
     truths = task.metadata["truth"]
     computed = [truth(task.prompt[0].content, str(c)) for c in task.completions]
     assert truths == computed
     if n == 1:
         assert label == int(truths[0] >= GOOD)
     else:
-        assert all(truths[label] > t + min_gap for i, t in enumerate(truths) if i != label)
+        assert all(truths[label] > t for i, t in enumerate(truths) if i != label)
 
 
 def test_labelled_tasks_are_deterministic_and_extend() -> None:

@@ -150,9 +150,10 @@ def test_the_best_judgements_are_kept_in_vote_order(metas, k_meta, kept):
     assert [j.vote for j in keep_top(judgements, k_meta)] == kept
 
 
-def test_half_is_taken_of_the_valid_judgements():
+def test_half_of_all_votes_is_kept_of_the_valid_ones():
     judged = [judgement(i, 5, meta=i) for i in range(4)] + [judgement(i) for i in range(4, 10)]
-    assert [j.vote for j in keep_top(judged)] == [2, 3]
+    assert [j.vote for j in keep_top(judged)] == [0, 1, 2, 3]
+    assert [j.vote for j in keep_top(judged[:6])] == [1, 2, 3]
 
 
 def test_failed_judgements_are_never_kept_even_with_a_high_meta_score():

@@ -83,7 +83,7 @@ class GRMReward:
         self, config: SPCTConfig | str | Path | None = None, name: str = "grm_reward"
     ) -> None:
         self.__name__ = name
-        self._source = config
+        self._source = Path(config).resolve() if isinstance(config, str) else config
         self.config = config if isinstance(config, SPCTConfig) else SPCTConfig.load(config)
         self._model: RewardModel | None = None
         self._ranks: Ranks | None = None

@@ -19,13 +19,13 @@ class Row:
         prompt: Text or messages.
         completion: Text or messages.
         reference: A known good answer, from a column of the data set.
-        principles: Criteria to judge by, likewise.
+        principles: A list of criteria to judge by, likewise; the task checks it.
     """
 
     prompt: Any
     completion: Any
     reference: str | None = None
-    principles: tuple[str, ...] = ()
+    principles: Any = ()
 
 
 def rows_of(
@@ -47,7 +47,7 @@ def rows_of(
     references = columns[names["reference"]] if "reference" in names else nothing
     principles = columns[names["principles"]] if "principles" in names else nothing
     return [
-        Row(prompt, completion, reference, tuple(criteria or ()))
+        Row(prompt, completion, reference, criteria or ())
         for prompt, completion, reference, criteria in zip(
             prompts, completions, references, principles, strict=True
         )

@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the GRM")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=1200, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps")
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
     model = build_model(tokenizer)

@@ -26,7 +26,7 @@ app.command("report")(report.report)
 app.add_typer(tiny.tiny, name="tiny")
 
 
-_OWN = [command.callback for command in app.registered_commands]
+_OWN = {*(c.name for c in app.registered_commands), *(g.name for g in app.registered_groups)}
 
 
 @app.callback()
@@ -51,9 +51,8 @@ def main() -> None:
 
 
 def _add_plugin_commands() -> None:
-    taken = {command.name for command in app.registered_commands if command.callback in _OWN}
     for name, command in load_plugins().commands.items():
-        if name in taken:
+        if name in _OWN:
             raise PluginError(f"a plugin registers the command {name!r}, which is spct's own")
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)

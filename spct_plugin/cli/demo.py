@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from spct_plugin.data import check_writable
 
 
 def demo(
@@ -33,6 +36,10 @@ def demo(
     """Train a tiny policy with TRL's GRPO by a tiny GRM's rewards, offline, and compare."""
     from spct_plugin.tiny.demo import DemoSettings, run_demo
 
+    for target in (report, json_file):
+        if target is not None:
+            check_writable(target)
+    _silence_transformers()
     chosen = {"steps": steps, "prompts": prompts, "k": k}
     given = {name: value for name, value in chosen.items() if value is not None}
     settings = DemoSettings(seed=seed, permuted=permuted, **given)
@@ -54,3 +61,11 @@ def demo(
         json_file.write_text(json.dumps(asdict(result), indent=2) + "\n")
     typer.echo(result.table())
     typer.echo(f"report             {report.resolve()}")
+
+
+def _silence_transformers() -> None:
+    """Keep loading bars and notes on options that TRL sets by itself out of the demo's output."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -61,6 +61,7 @@ def _describe(summary: Summary, target: Path) -> str:
     if summary.bad:
         parts.append(f"{len(summary.bad)} bad lines left out")
     parts.append(f"{summary.judgements} judgements, failed: {kinds or 'none'}")
+    parts += [f"first {kind}: {detail}" for kind, detail in summary.details.items()]
     if summary.unrewarded:
         parts.append(f"{summary.unrewarded} completions without a reward")
     if summary.lost:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from spct_plugin.data import check_writable
+
 
 def report(
     source: Annotated[
@@ -17,6 +19,7 @@ def report(
     """Write curves, failures and judgements to read as one self-contained HTML page."""
     from spct_plugin.report import read_groups, write_report
 
+    check_writable(target)
     groups = read_groups(source)
     write_report(groups, target, title=f"Judged groups of {source}")
     typer.echo(f"{len(groups)} groups: {target}")

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from spct_plugin.data import check_writable
+
 tiny = typer.Typer(no_args_is_help=True, help="The offline world behind the bundled tiny models.")
 
 
@@ -26,6 +28,7 @@ def tasks(
     """Write tasks of the offline world with their labels, for `spct judge`."""
     from spct_plugin.tiny.tasks import labelled_tasks
 
+    check_writable(output)
     with output.open("w", encoding="utf-8") as file:
         for row in labelled_tasks(seed, count, completions):
             file.write(json.dumps(row) + "\n")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spct_plugin.data import check_writable
 from spct_plugin.data.rows import BadRow, TaskRow, read_tasks
 from spct_plugin.errors import TaskError
-from spct_plugin.failures import INFRASTRUCTURE_FAILURES, Failure
+from spct_plugin.failures import LOST, Failure
 from spct_plugin.records import reward_record
 from spct_plugin.reward_model import RewardModel
 from spct_plugin.types import GroupReward
@@ -29,6 +30,7 @@ class Summary:
         unrewarded: Completions without a reward, in this run.
         lost: Rows of this run that lost judgements to infrastructure; judged anew by the next run.
         failures: Failed judgements of this run by kind.
+        details: What the first failure of each kind said.
         judgements: Judgements of this run.
     """
 
@@ -38,6 +40,7 @@ class Summary:
     unrewarded: int = 0
     lost: int = 0
     failures: Counter[Failure] = field(default_factory=Counter[Failure])
+    details: dict[Failure, str] = field(default_factory=dict[Failure, str])
     judgements: int = 0
 
 
@@ -92,16 +95,9 @@ def _check_files(source: Path, target: Path) -> None:
             pass
     except OSError as error:
         raise TaskError(f"cannot read {str(source)!r}: {error.strerror}") from None
-    existed = target.exists()
-    if existed and target.samefile(source):
+    if target.exists() and target.samefile(source):
         raise TaskError(f"expected an output file beside the tasks, found {str(target)!r} for both")
-    try:
-        with target.open("ab"):
-            pass
-    except OSError as error:
-        raise TaskError(f"cannot write {str(target)!r}: {error.strerror}") from None
-    if not existed:
-        target.unlink()
+    check_writable(target)
 
 
 def count_lines(path: Path) -> int:
@@ -123,7 +119,10 @@ def _count(summary: Summary, reward: GroupReward) -> None:
     summary.judgements += len(reward.judgements or ())
     summary.failures.update(reward.failures)
     summary.unrewarded += sum(value is None for value in reward.rewards)
-    summary.lost += any(reward.failures.get(kind) for kind in INFRASTRUCTURE_FAILURES[:2])
+    summary.lost += _is_lost(reward.failures)
+    for judgement in reward.judgements or ():
+        if judgement.failure is not None and judgement.detail:
+            summary.details.setdefault(judgement.failure, judgement.detail)
 
 
 def _check_same(row: TaskRow, task: str, judged: str) -> None:
@@ -142,11 +141,11 @@ def _resume(target: Path, version: str) -> dict[str, str]:
     done: dict[str, str] = {}
     for line in target.read_bytes().splitlines(keepends=True):
         row = _written(line)
-        if row is None and line.endswith(b"\n"):
+        if row is None and not _is_torn(line):
             raise TaskError(
                 f"{str(target)!r} holds something else than rewards; choose another output file"
             )
-        if row is None or _is_lost(row):
+        if row is None or _is_lost(row["failures"]):
             continue
         if row["version"] != version:
             raise TaskError(
@@ -173,5 +172,11 @@ def _written(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _is_lost(row: dict[str, Any]) -> bool:
-    return any(row["failures"].get(kind) for kind in INFRASTRUCTURE_FAILURES[:2])
+def _is_torn(line: bytes) -> bool:
+    """Tell whether a run that was killed may have left this half of a row."""
+    begin = b'{"id": "'
+    return not line.endswith(b"\n") and line.startswith(begin[: len(line)])
+
+
+def _is_lost(failures: Mapping[Failure, int]) -> bool:
+    return any(failures.get(kind) for kind in LOST)

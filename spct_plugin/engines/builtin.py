@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from spct_plugin.engines import Engine, EngineConfig
+from spct_plugin.errors import ConfigError
 
 
 class TransformersConfig(EngineConfig):
@@ -37,9 +38,24 @@ class TransformersConfig(EngineConfig):
         """The tiny GRM reads only the template it was trained on."""
         return "tiny" if self.model == "tiny" else "default"
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it runs, and how much of it at once."""
+        return ("device", "batch_size")
+
     def build(self) -> Engine:
-        """Make the engine; the weights are loaded by its first request."""
-        from spct_plugin.engines.transformers import TransformersEngine
+        """Make the engine; the weights are loaded by its first request.
+
+        Raises:
+            ConfigError: torch and transformers are not installed, or the model cannot be loaded.
+        """
+        try:
+            from spct_plugin.engines.transformers import TransformersEngine
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"engine.kind: 'transformers' needs {error.name}, which is not installed; run: "
+                "pip install 'spct-plugin[trl]', or set engine.kind: openai"
+            ) from None
 
         return TransformersEngine(self)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import math
 import os
 import random
 import re
@@ -31,6 +32,9 @@ RETRY_STATUS = frozenset({408, 429})
 # 16 s bridge a server's restart, the random half keeps hundreds of requests from returning at once.
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
+# Seconds for which an address that failed is asked only when no other is left; chosen by us: one
+# request in that time finds out whether it is back.
+AVOID_S = 10.0
 # Bytes of UTF-8 per token for the estimate in `fits`. Chosen by us: English has about 4, Chinese
 # about 3, so that it errs towards refusing in time.
 BYTES_PER_TOKEN = 3
@@ -51,6 +55,7 @@ class _Connections:
         )
         self.slots = asyncio.Semaphore(config.max_in_flight)
         self.load = dict.fromkeys(config.url, 0)
+        self.failed_at = dict.fromkeys(config.url, -math.inf)
 
 
 class OpenAIEngine:
@@ -83,7 +88,7 @@ class OpenAIEngine:
         failed: set[str] = set()
         async with connections.slots:
             for attempt in range(self.config.retries + 1):
-                url = _least_loaded(connections.load, failed)
+                url = _best_address(connections, failed)
                 try:
                     answer = await self._post(connections, url, body)
                     return _choices(answer, len(request.votes))
@@ -91,7 +96,11 @@ class OpenAIEngine:
                     if not error.retryable or attempt == self.config.retries:
                         raise
                     failed.add(url)
-                    await asyncio.sleep(_wait_s(attempt, error))
+                    connections.failed_at[url] = time.monotonic()
+                    # Another address that has not been asked may answer at once.
+                    if len(failed) == len(connections.load):
+                        await asyncio.sleep(_wait_s(attempt, error))
+                        failed.clear()
         raise AssertionError("the last attempt returns or raises")
 
     def fits(self, prompt: str, max_tokens: int) -> bool:
@@ -145,9 +154,13 @@ class OpenAIEngine:
             connections.load[url] -= 1
 
 
-def _least_loaded(load: Mapping[str, int], failed: set[str]) -> str:
-    """Choose an address that has not failed this request; when all have, any."""
-    return min([url for url in load if url not in failed] or load, key=load.__getitem__)
+def _best_address(connections: _Connections, failed: set[str]) -> str:
+    """Choose the least loaded address that has not failed this request, nor anybody of late."""
+    recently = time.monotonic() - AVOID_S
+    return min(
+        (url for url in connections.load if url not in failed),
+        key=lambda url: (connections.failed_at[url] > recently, connections.load[url]),
+    )
 
 
 class _RetryAfterError(EngineError):
@@ -185,7 +198,7 @@ def _wait_s(attempt: int, error: EngineError) -> float:
     wait = FIRST_WAIT_S * 2**attempt
     named = error.retry_after_s if isinstance(error, _RetryAfterError) else None
     if named is not None:
-        # Nobody comes back early, and not all at once.
+        # Not all at once. A server that names more than a minute is asked early: time is short.
         return min(named, LONGEST_WAIT_S) + random.uniform(0, FIRST_WAIT_S)
     return min(random.uniform(wait / 2, wait), LONGEST_WAIT_S)
 
@@ -227,6 +240,8 @@ def _authorization(variable: str | None) -> dict[str, str]:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "no connection within engine.connect_timeout_s"
     if isinstance(error, TimeoutError):
         return "no answer within engine.request_timeout_s"
     return f"cannot connect or lost the connection ({error or type(error).__name__})"

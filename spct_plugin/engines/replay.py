@@ -2,7 +2,8 @@
 
 A vote is answered by the recorded text of the same vote on the same task, shown in the same order:
 with the seed of the recording, any k up to the recorded one replays, with other voting, shaping
-or parsing.
+or parsing. Waves and lists must be those of the recording (`vote.stop`, `k_min`, `list_size`, and
+how much the recorded engine's context held), or orders differ and votes are not found.
 """
 
 from __future__ import annotations

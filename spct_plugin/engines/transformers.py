@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -72,8 +73,13 @@ class TransformersEngine:
             raise ConfigError(
                 f"engine.model: the tokenizer of {config.model!r} has no chat template"
             )
-        self.context: int | None = getattr(model_config, "max_position_embeddings", None)
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self.context: int | None = getattr(
+            model_config.get_text_config(), "max_position_embeddings", None
+        )
         self.identity = f"{config.model}@{config.revision or _fingerprint(Path(self._path))}"
+        self._device = _device(config.device)
         self._special = _any_of(self._tokenizer.get_added_vocab())
         self._encode = functools.lru_cache(maxsize=1024)(self._encode_prompt)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "spct-generate")
@@ -166,9 +172,9 @@ class TransformersEngine:
                     revision=self.config.revision,
                     trust_remote_code=self.config.trust_remote_code,
                 )
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, SafetensorError) as error:
                 raise _cannot_load(self.config.model, error) from None
-            self._model = model.to(_device(self.config.device)).eval()
+            self._model = model.to(self._device).eval()
             end = self._model.generation_config.eos_token_id or self._tokenizer.eos_token_id
             self._end_ids = [end] if isinstance(end, int) else list(end)
         return self._model
@@ -256,8 +262,19 @@ def _cannot_load(model: str, error: Exception) -> ConfigError:
 
 
 def _device(name: str) -> str:
-    """Choose the device; under a launcher every rank has its own GPU."""
+    """Choose the device; under a launcher every rank has its own GPU.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
     if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).split("\n")[0]
+            raise ConfigError(
+                f"engine.device: expected a device of this machine, found {name!r} ({reason})"
+            ) from None
         return name
     if not torch.cuda.is_available():
         return "cpu"

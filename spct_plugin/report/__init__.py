@@ -77,7 +77,7 @@ def write_report(
         failures=_failures(groups),
         groups=[_readable(group) for group in _spread_evenly(groups)],
     )
-    target.write_text(page, encoding="utf-8")
+    target.write_text(page, encoding="utf-8", errors="replace")
 
 
 def _read_rows(path: Path) -> list[Group]:

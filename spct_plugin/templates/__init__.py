@@ -96,7 +96,7 @@ class JinjaTemplate:
                     _block(f"Response {i}", text, nonce) for i, text in enumerate(responses, 1)
                 ],
                 reference=None if task.reference is None else neutralise(task.reference),
-                principles=[neutralise(principle.text) for principle in task.principles],
+                principles=[neutralise(str(principle)) for principle in task.principles],
                 low=self.scale[0],
                 high=self.scale[1],
                 nonce=nonce,
@@ -116,10 +116,10 @@ class JinjaTemplate:
 # maps it to a control token, and the parser does not take it for a box. Only the first character is
 # consumed, so that a box inside a control token is found as well.
 _STRUCTURE = re.compile(
-    r"<(?=[|｜][^<>\s|｜]{1,64}[|｜]>"
-    r"|/?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|start_of_image)>"
+    r"<(?=[|｜][^<>\s]{1,64}>|[^<>\s|｜]{1,64}[|｜]>"
+    r"|/?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|start_of_image|sop|eop|end_of_utterance)>"
     r"|</?SYS>>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|MASK|sMASK)\]"
     r"|The (?:Begin|End) of [A-Z])"
     r"|#(?=### ?(?:Evaluation Criteria|Conversation Context|Reference Response|Specific Criteria"
     r"|Responses to be Scored|Output Format Requirements))"

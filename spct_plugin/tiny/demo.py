@@ -24,10 +24,11 @@ from spct_plugin.intervals import bootstrap_mean
 from spct_plugin.report import Chart, Group, read_groups, write_report
 from spct_plugin.report.charts import Series
 from spct_plugin.tiny import MODELS
+from spct_plugin.tiny.tasks import HELD_OUT
 from spct_plugin.tiny.world import make_instruction, truth
 
 RUN_FILES = {"policy", "store", "trainer"}
-HELD_OUT_SEED, TRAINING_SEED = 1_000_003, 7
+HELD_OUT_SEED, TRAINING_SEED = HELD_OUT, 7
 # Longest completion; the world's own have at most about 30 tokens.
 MAX_TOKENS = 48
 # GRPO on the tiny policy; chosen by us on training prompts, see docs/log.md.
@@ -153,7 +154,10 @@ def run_demo(
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {str(folder)!r}: {error.strerror}") from None
     found = {path.name for path in folder.iterdir()}
     if strangers := sorted(found - RUN_FILES):
         raise ConfigError(

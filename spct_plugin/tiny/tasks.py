@@ -18,23 +18,20 @@ from spct_plugin.tiny.world import make_task
 HELD_OUT = 1_000_000
 
 
-def labelled_tasks(
-    seed: int, count: int, completions: int = 2, min_gap: float = 0.0
-) -> Iterator[dict[str, Any]]:
+def labelled_tasks(seed: int, count: int, completions: int = 2) -> Iterator[dict[str, Any]]:
     """Yield rows with an id, a prompt, its completions, a label and the truth of each completion.
 
     Args:
         seed: Any integer.
         count: How many rows.
         completions: n >= 1 in each row.
-        min_gap: How much truer than the second best the best must be.
 
     Yields:
         `label` is the index of the best completion; for n = 1, 1 when it is good, else 0.
     """
-    rng = Random(f"tasks {seed} {completions} {min_gap}")
+    rng = Random(f"tasks {seed} {completions}")
     for number in range(count):
-        task, label = make_task(rng, completions, min_gap)
+        task, label = make_task(rng, completions)
         yield {
             "id": f"tiny-{seed}-{completions}-{number}",
             "prompt": task.prompt[0].content,

@@ -36,7 +36,6 @@ from spct_plugin.tiny.world import (
 )
 from spct_plugin.types import JudgeTask, Principle
 
-EVIDENCE = ("found", "absent", "clean", "garbled", "good", "poor")
 VAGUE = ("Tone", "Style", "Charm", "Warmth", "Wit", "Rhythm")
 REMARKS = ("fine", "weak", "strong", "odd")
 POINTS = 10
@@ -188,7 +187,7 @@ def make_drill(rng: Random, n: int) -> tuple[JudgeTask, str]:
     rng.shuffle(asked)
     points = _points([constraint.weight for constraint in asked])
     criteria = [(criterion(c), p) for c, p in zip(asked, points, strict=True)]
-    given = [Principle(f"{name} ({points})") for name, points in criteria]
+    given = [Principle(name, str(points)) for name, points in criteria]
     task = JudgeTask("Check.", completions, principles=given)
     return task, FAULTLESS.judge_by(rng, criteria, completions)
 

@@ -152,13 +152,12 @@ def make_completion(rng: Random, instruction: Instruction, flaw_rate: float) -> 
     return ", ".join(phrases) + MARKS[mark]
 
 
-def make_task(rng: Random, n: int, min_gap: float = 0.0) -> tuple[JudgeTask, int]:
+def make_task(rng: Random, n: int) -> tuple[JudgeTask, int]:
     """Make an instruction with n different completions, and its label.
 
     Args:
         rng: Source of all chance.
         n: Completions, n >= 1.
-        min_gap: The best must be truer than the second best by more than this.
 
     Returns:
         The task (with `metadata["truth"]`), and the index of the one best completion; for n = 1:
@@ -169,7 +168,7 @@ def make_task(rng: Random, n: int, min_gap: float = 0.0) -> tuple[JudgeTask, int
         completions = [make_completion(rng, instruction, rng.uniform(0.05, 0.7)) for _ in range(n)]
         truths = [truth(instruction.text, completion) for completion in completions]
         ranked = sorted(truths, reverse=True)
-        if len(set(completions)) == n and (n == 1 or ranked[0] - ranked[1] > min_gap + 1e-9):
+        if len(set(completions)) == n and (n == 1 or ranked[0] - ranked[1] > 1e-9):
             break
     label = truths.index(ranked[0]) if n > 1 else int(truths[0] >= GOOD)
     return JudgeTask(instruction.text, completions, metadata={"truth": truths}), label
