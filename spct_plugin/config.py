@@ -77,7 +77,7 @@ class SamplingConfig(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """1.0: the paper mentions no nucleus."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Longest judgement; null = 512 with the tiny template, else 4096. Chosen by us: the paper's
+    """Longest judgement; null = 384 with the tiny template, else 4096. Chosen by us: the paper's
     judgements have 220 to 380 tokens on average (Fig. 7); the rest is room for reasoning."""
     seed: int = 0
     """Seeds orders, splits and the engine's sampling."""
@@ -308,7 +308,7 @@ class SPCTConfig(Section):
 
     def sampling_for(self, template: Template) -> Sampling:
         """Give the sampling with the template's default length filled in."""
-        tokens = self.sampling.max_tokens or (512 if template.name == "tiny" else 4096)
+        tokens = self.sampling.max_tokens or (384 if template.name == "tiny" else 4096)
         return Sampling(self.sampling.temperature, self.sampling.top_p, tokens)
 
     def digest(self, wording: str = "") -> str:

@@ -1,4 +1,4 @@
-r"""For tests of and with this package: an engine and a server that follow a script.
+r"""For tests of and with this package: scripted engine and server, and what plugins must keep to.
 
 engine = ScriptedEngine(["Scores: \\boxed{7, 3}"])
 RewardModel(engine=engine).score_sync([JudgeTask("Name a prime.", ["7", "8"])])
@@ -11,7 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from spct_plugin.engines import Choice, Request
+from spct_plugin.engines import Choice, Engine, Request, Sampling
+from spct_plugin.failures import FAILURES
+from spct_plugin.templates import Template
+from spct_plugin.types import JudgeTask
+from spct_plugin.voting import Vote
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -59,6 +63,60 @@ class ScriptedEngine:
         if isinstance(answer, Exception):
             raise answer
         return answer if isinstance(answer, Choice) else Choice(answer, "stop", len(answer.split()))
+
+
+async def check_engine(engine: Engine) -> None:
+    """Check that an engine keeps to what the judge relies on. Asks it twice, and closes it.
+
+    Raises:
+        AssertionError: It does not, and how.
+    """
+    request = Request("Say hello.", (0, 1), Sampling(temperature=1.0, top_p=1.0, max_tokens=16), 1)
+    assert engine.identity, f"expected an identity, found {engine.identity!r}"
+    assert engine.fits(request.prompt, 16), "expected a short prompt to fit"
+    for _ in range(2):
+        choices = await engine.generate(request)
+        assert 1 <= len(choices) <= 2, f"expected 1 or 2 choices for 2 votes, found {len(choices)}"
+        for choice in choices:
+            assert isinstance(choice.text, str), f"expected a text, found {choice.text!r}"
+            assert choice.tokens >= 0, f"expected a count of tokens, found {choice.tokens!r}"
+    await engine.aclose()
+
+
+def check_template(template: Template) -> None:
+    """Check that a template keeps to what the judge relies on: it shows all, and invents nothing.
+
+    Raises:
+        AssertionError: It does not, and how.
+    """
+    low, high = template.scale
+    assert low < high, f"expected a scale from low to high, found {template.scale!r}"
+    completions = ["alpha", "beta", "gamma"][: template.max_responses]
+    n = len(completions)
+    task = JudgeTask("Say a letter.", completions)
+    prompt = template.render(task, range(n))
+    assert all(text in prompt for text in completions), f"a completion is missing in {prompt!r}"
+    if n > 1:
+        assert template.render(task, range(n)[::-1]) != prompt, "the order makes no difference"
+    for text, finish_reason in (("", "stop"), ("no scores at all", "stop"), (prompt, "length")):
+        parsed = template.parse(text, n, finish_reason)
+        assert parsed.scores is None, f"expected no scores in {text!r}, found {parsed.scores!r}"
+        assert parsed.failure in FAILURES, f"expected why not, found {parsed.failure!r}"
+
+
+def check_vote(vote: Vote) -> None:
+    """Check that a vote keeps to what shaping relies on: unknown stays unknown, and is no zero.
+
+    Raises:
+        AssertionError: It does not, and how.
+    """
+    for scores_K_N in ([], [[7, None]], [[7, None], [3, None]]):
+        tally = vote(scores_K_N, 2)
+        lengths = {len(tally.means), len(tally.votes), len(tally.spread)}
+        assert lengths == {2}, f"expected two of each, found {tally!r}"
+        assert tally.means[1] is None, f"expected None for what no vote saw, found {tally!r}"
+        assert tally.votes[1] == 0, f"expected no votes for what no vote saw, found {tally!r}"
+        assert (tally.means[0] is None) == (not scores_K_N), f"for {scores_K_N!r}, found {tally!r}"
 
 
 @dataclass(frozen=True)

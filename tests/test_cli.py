@@ -98,6 +98,7 @@ def test_judge_fails_when_judgements_were_lost(spct, files):
     )
     assert code == 1
     assert "failed: engine_error 4" in errors
+    assert "; first engine_error: " in errors
     assert "2 rows lost judgements to infrastructure: run it again" in errors
 
 
@@ -174,6 +175,14 @@ MISTAKES = {
             *("-s", "template.name=single", "-s", "reward.on_failure=stop"),
         ],
         "2 of 2 completions of a group have no valid judgement",
+    ),
+    "no place for tasks": (1, ["tiny", "tasks", "-o", "no/t.jsonl"], "cannot write 'no/t.jsonl'"),
+    "no place for a report": (1, ["report", "x", "-o", "no/r.html"], "cannot write 'no/r.html'"),
+    "no place for a demo": (1, ["demo", "--json", "no/d.json"], "cannot write 'no/d.json'"),
+    "a demo's folder is a file": (
+        2,
+        ["demo", "--folder", "tasks.jsonl"],
+        "cannot make the folder 'tasks.jsonl'",
     ),
     "wrong configuration": (2, ["config", "-s", "vote.k=0"], "vote.k: "),
     "no such plugin file": (2, ["config", "-s", "plugins=[no.py]"], "no.py"),

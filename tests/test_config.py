@@ -292,6 +292,9 @@ def test_the_digest_changes_with_what_changes_a_reward(override):
         "store.path=elsewhere",
         "trl.group_size=4",
         "trl.gather_timeout_s=5",
+        "engine.batch_size=8",
+        "engine.device=cuda",
+        "reward.breaker.judge=0.9",
     ],
 )
 def test_the_digest_does_not_change_with_what_changes_no_reward(override):

@@ -198,6 +198,22 @@ def test_rows_are_written_as_soon_as_they_are_judged(source, target):
     assert written == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("content", ['{"my": "only copy"}', "a note", '{"id"', "\n"])
+def test_what_somebody_else_wrote_is_left_as_it_is(source, target, content):
+    target.write_text(content)
+    if content == '{"id"':
+        assert run(model(), source, target).rows == 5
+        return
+    with pytest.raises(TaskError, match="holds something else"):
+        run(model(), source, target)
+    assert target.read_text() == content
+
+
+def test_the_first_failure_of_a_kind_says_why(source, target):
+    summary = run(model([EngineError("http://x answered 401")]), source, target)
+    assert summary.details == {"engine_error": "http://x answered 401"}
+
+
 def test_a_mistake_half_way_keeps_what_was_judged(source, target):
     def script(request):
         return KeyError("bug") if "say 4\n" in request.prompt else by_content(said)(request)

@@ -56,6 +56,11 @@ async def test_ties_and_groups_without_spread():
     assert found["ties"] == found["groups_without_spread"] == 1
 
 
+async def test_a_group_with_one_known_reward_has_no_spread():
+    found = await metrics([box(5), "no box"], [numbered(2)], vote={"k": 1, "list_size": 1})
+    assert found["groups_without_spread"] == 1
+
+
 async def test_a_judge_that_rewards_length_shows_as_correlation():
     task = JudgeTask("q", ["a" * n for n in (1, 3, 9)])
     longer = await metrics(by_content(len), [task], vote={"k": 3})

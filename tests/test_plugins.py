@@ -12,7 +12,7 @@ from judging_helpers import EXAMPLE, install, install_example
 
 from spct_plugin import PluginError, RewardModel, SPCTConfig, hookspecs
 from spct_plugin.data.rows import parse_task
-from spct_plugin.plugins import load_plugins
+from spct_plugin.plugins import import_file, load_plugins
 
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("spct_register_"))
 
@@ -210,6 +210,16 @@ def test_a_file_that_is_no_python_is_fatal(tmp_path):
     path.write_text("x", encoding="utf-8")
     with pytest.raises(PluginError, match="expected a Python file"):
         load_plugins([path])
+
+
+def test_a_file_is_imported_once(tmp_path):
+    path = tmp_path / "my_judge.py"
+    path.write_text("class Mine: ...", encoding="utf-8")
+    assert import_file(path).Mine is import_file(path).Mine
+    path.with_name("broken.py").write_text("1 / 0", encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            import_file(path.with_name("broken.py"))
 
 
 def test_loading_leaves_no_state_behind(tmp_path):

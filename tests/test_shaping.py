@@ -134,6 +134,12 @@ def test_limits_of_one_never_stop(failures):
     check_breaker(failures, sum(failures.values()), 1.0, 1.0)
 
 
+def test_the_message_says_what_a_failure_said():
+    details = {"engine_error": "http://x answered 401"}
+    with pytest.raises(RewardError, match=r"; engine_error: http://x answered 401$"):
+        check_breaker({"engine_error": 4}, 4, 0.5, 0.5, details)
+
+
 def test_the_message_names_the_kinds_that_occurred():
     with pytest.raises(RewardError, match=r"6 of 8 .*\(deadline: 2, engine_error: 4\)"):
         check_breaker({"engine_error": 4, "deadline": 2, "refused": 0}, 8, 0.5, 0.5)

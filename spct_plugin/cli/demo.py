@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +40,7 @@ def demo(
     for target in (report, json_file):
         if target is not None:
             check_writable(target)
-    _silence_transformers()
+    _silence_trainer()
     chosen = {"steps": steps, "prompts": prompts, "k": k}
     given = {name: value for name, value in chosen.items() if value is not None}
     settings = DemoSettings(seed=seed, permuted=permuted, **given)
@@ -63,9 +64,13 @@ def demo(
     typer.echo(f"report             {report.resolve()}")
 
 
-def _silence_transformers() -> None:
-    """Keep loading bars and notes on options that TRL sets by itself out of the demo's output."""
-    from transformers.utils import logging
+def _silence_trainer() -> None:
+    """Keep loading bars, and notes on what is as it should be, out of the demo's output.
 
-    logging.disable_progress_bar()
+    TRL warns of every completion without a reward; here the report counts them.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("trl").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

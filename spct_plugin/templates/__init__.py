@@ -117,7 +117,8 @@ class JinjaTemplate:
 # consumed, so that a box inside a control token is found as well.
 _STRUCTURE = re.compile(
     r"<(?=[|｜][^<>\s]{1,64}>|[^<>\s|｜]{1,64}[|｜]>"
-    r"|/?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|start_of_image|sop|eop|end_of_utterance)>"
+    r"|/?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|start_of_image|image|sop|eop"
+    r"|end_of_utterance|tool_call|tool_response)>"
     r"|</?SYS>>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|MASK|sMASK)\]"
     r"|The (?:Begin|End) of [A-Z])"

@@ -48,7 +48,7 @@ class DemoSettings:
         permuted: The control: rewards are permuted inside each group, so nothing can be learnt.
     """
 
-    steps: int = 60
+    steps: int = 24
     k: int = 4
     prompts: int = 200
     samples: int = 2

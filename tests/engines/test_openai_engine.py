@@ -194,6 +194,29 @@ async def test_a_dead_address_is_left_by_the_retry():
     assert len(answers) == 20
 
 
+async def test_a_dead_address_costs_no_waiting_and_is_left_alone_for_a_while(monkeypatch):
+    monkeypatch.setattr(openai_engine, "FIRST_WAIT_S", 60.0)
+    tried = []
+    post = openai_engine.OpenAIEngine._post
+
+    async def counted(self, connections, url, body):
+        tried.append(url)
+        return await post(self, connections, url, body)
+
+    monkeypatch.setattr(openai_engine.OpenAIEngine, "_post", counted)
+    async with FakeServer(echo) as alive:
+        engine = engine_for("http://127.0.0.1:9/v1", alive)
+        for _ in range(5):
+            await asyncio.wait_for(engine.generate(request()), timeout=5)
+        await engine.aclose()
+    assert tried.count("http://127.0.0.1:9/v1") == 1
+
+
+async def test_a_connection_that_does_not_come_about_is_named_so():
+    error = openai_engine.aiohttp.ConnectionTimeoutError()
+    assert openai_engine._reason(error) == "no connection within engine.connect_timeout_s"
+
+
 def test_every_event_loop_has_its_own_connections():
     async def once(server_url):
         engine = engines.setdefault("one", engine_for(server_url))

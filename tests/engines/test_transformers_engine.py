@@ -1,12 +1,16 @@
 """The in-process engine, on a tiny model of random weights."""
 
 import asyncio
+import json
+import shutil
+import sys
 
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra `trl`")
 
 import torch
+from transformers import Gemma3Config
 
 from spct_plugin import ConfigError, EngineError
 from spct_plugin.engines import Request, Sampling
@@ -174,3 +178,41 @@ def test_a_missing_model_and_a_missing_chat_template_are_named(folder, tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="has no chat template"):
         TransformersEngine(TransformersConfig(model=str(tmp_path)))
+
+
+def test_a_device_that_is_not_there_is_one_clear_error(folder):
+    with pytest.raises(ConfigError, match=r"engine\.device: .* found 'nonsense'"):
+        TransformersEngine(TransformersConfig(model=str(folder), device="nonsense"))
+
+
+async def test_damaged_weights_are_one_clear_error(folder, tmp_path):
+    damaged = tmp_path / "judge"
+    shutil.copytree(folder, damaged)
+    (damaged / "model.safetensors").write_bytes(b"nothing of the kind")
+    engine = TransformersEngine(TransformersConfig(model=str(damaged)))
+    with pytest.raises(ConfigError, match=r"engine\.model: cannot load"):
+        await engine.generate(request("hello"))
+
+
+async def test_a_tokenizer_without_padding_pads_with_its_end(folder, tmp_path):
+    plain = tmp_path / "judge"
+    shutil.copytree(folder, plain)
+    settings = json.loads((plain / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (plain / "tokenizer_config.json").write_text(json.dumps(settings))
+    engine = TransformersEngine(TransformersConfig(model=str(plain)))
+    batched = await asyncio.gather(*(engine.generate(request(prompt)) for prompt in PROMPTS))
+    assert batched[0] == await engine.generate(request(PROMPTS[0]))
+
+
+def test_the_context_of_a_model_of_several_parts_is_that_of_its_text_part(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "judge")
+    config = Gemma3Config(text_config={"max_position_embeddings": 77})
+    config.save_pretrained(tmp_path / "judge")
+    assert TransformersEngine(TransformersConfig(model=str(tmp_path / "judge"))).context == 77
+
+
+def test_without_torch_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spct_plugin.engines.transformers", None)
+    with pytest.raises(ConfigError, match=r"pip install 'spct-plugin\[trl\]'"):
+        TransformersConfig().build()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spct_plugin import ConfigError
+from spct_plugin import ConfigError, TaskError
 from spct_trl_groups import Row, group_sizes, rows_of, task_of
 
 
@@ -45,3 +45,9 @@ def test_a_task_takes_reference_and_principles_from_its_rows():
     assert task.completions == ("a", "b")
     assert task.reference == "g"
     assert [principle.text for principle in task.principles] == ["be brief"]
+
+
+def test_a_text_is_no_list_of_principles():
+    columns = {"rules": ["be brief", "be brief"]}
+    with pytest.raises(TaskError, match="principles: expected a list of texts, found 'be brief'"):
+        task_of(rows_of(["q", "q"], ["a", "b"], columns, {"principles": "rules"}))

@@ -193,3 +193,14 @@ def test_a_wrong_configuration_is_refused_before_anything_is_generated(tmp_path)
     path.write_text("vote: {kk: 3}")
     with pytest.raises(ConfigError, match=r"vote\.kk: unknown key"):
         spct_trl.make_reward(path)
+
+
+def test_a_reward_travels_with_its_file_and_to_other_directories(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from spct_plugin import hookimpl\n\n@hookimpl\ndef spct_register_votes(register): ...\n"
+    )
+    (tmp_path / "judge.yaml").write_text("plugins: [mine.py]\nvote: {k: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    packed = pickle.dumps(spct_trl.make_reward("judge.yaml"))
+    monkeypatch.chdir("/")
+    assert pickle.loads(packed).config.vote.k == 3
