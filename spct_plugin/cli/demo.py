@@ -40,7 +40,7 @@ def demo(
     for target in (report, json_file):
         if target is not None:
             check_writable(target)
-    _silence_trainer()
+    _prepare_process()
     chosen = {"steps": steps, "prompts": prompts, "k": k}
     given = {name: value for name, value in chosen.items() if value is not None}
     settings = DemoSettings(seed=seed, permuted=permuted, **given)
@@ -64,12 +64,16 @@ def demo(
     typer.echo(f"report             {report.resolve()}")
 
 
-def _silence_trainer() -> None:
-    """Keep loading bars, and notes on what is as it should be, out of the demo's output.
+def _prepare_process() -> None:
+    """Use one thread, and keep loading bars and notes on what is as it should be out of the output.
 
-    TRL warns of every completion without a reward; here the report counts them.
+    Models this small run slower on two threads. TRL warns of every completion without a reward;
+    here the report counts them.
     """
+    import torch
     from transformers.utils import logging as transformers_logging
+
+    torch.set_num_threads(1)
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("trl").setLevel(logging.ERROR)
