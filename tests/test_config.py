@@ -263,7 +263,7 @@ def test_names_are_checked_when_the_file_is_read():
 
 def test_the_length_of_a_judgement_depends_on_the_template():
     config = SPCTConfig()
-    assert config.sampling_for(load_template("tiny")) == Sampling(0.5, 1.0, 512)
+    assert config.sampling_for(load_template("tiny")) == Sampling(0.5, 1.0, 384)
     assert config.sampling_for(load_template("default")) == Sampling(0.5, 1.0, 4096)
     set_to_100 = SPCTConfig.load(overrides=["sampling.max_tokens=100"])
     assert set_to_100.sampling_for(load_template("tiny")).max_tokens == 100

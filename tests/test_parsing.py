@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spct_plugin import parse_judgement
@@ -341,6 +341,7 @@ scales = st.sampled_from([(1, 10), (0, 1), (-5, 5), (0, 100)])
 finish_reasons = st.sampled_from(["stop", None, "length", "content_filter", "abort"])
 
 
+@settings(max_examples=10_000)
 @given(texts, st.integers(0, 5), finish_reasons, scales)
 def test_any_text_gives_n_whole_numbers_in_range_or_one_failure(text, n, finish_reason, scale):
     parsed = parse_judgement(text, n, finish_reason, scale)

@@ -32,7 +32,7 @@ from spct_plugin.tiny.world import CLEAR, make_instruction, read_instruction, sa
 from spct_plugin.types import JudgeTask
 
 TEMPLATE = load_template("tiny")
-JUDGE_TOKENS, POLICY_TOKENS = 256, 64
+JUDGE_TOKENS, POLICY_TOKENS = 384, 64
 _LINE = re.compile(r"^Response (\d+): (.*)$", re.MULTILINE)
 _CHECK = re.compile(r"(\w+ \w+): (?:found|absent|clean|garbled), (yes|no) \d+")
 
