@@ -83,6 +83,7 @@ class Store:
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spct-store-reader")
         self._connections: dict[Path, sqlite3.Connection] = {}
         self._where: dict[bytes, Path] | None = None
+        self._indexed: dict[bytes, Path] | None = None
         self._file = directory / f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.sqlite"
 
     async def find(self, keys: Mapping[int, bytes]) -> dict[int, Choice]:
@@ -97,7 +98,9 @@ class Store:
         """
         loop = asyncio.get_running_loop()
         if self._where is None:
-            await loop.run_in_executor(self._reader, self._index)
+            # Set here and not by the reader: who asked first goes on first, so that the groups of
+            # a file are finished in its order.
+            self._where = await loop.run_in_executor(self._reader, self._index)
         where = self._where or {}
         known = {vote: key for vote, key in keys.items() if key in where}
         if not known:
@@ -141,7 +144,7 @@ class Store:
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
-        self._where = None
+        self._where = self._indexed = None
 
     def _put(self, write: _Write) -> None:
         with self._lock:
@@ -173,15 +176,16 @@ class Store:
         if connection is not None:
             connection.close()
 
-    def _index(self) -> None:
+    def _index(self) -> dict[bytes, Path]:
         """Learn which file holds which finished vote; once."""
-        if self._where is not None:
-            return
+        if self._indexed is not None:
+            return self._indexed
         where: dict[bytes, Path] = {}
         for path in _files(self.directory):
             with _reading(path) as connection:
                 where.update((key, path) for (key,) in connection.execute("SELECT key FROM votes"))
-        self._where = where
+        self._indexed = where
+        return where
 
     def _read(self, keys: Mapping[int, bytes]) -> dict[int, Choice]:
         found: dict[int, Choice] = {}

@@ -99,7 +99,7 @@ def test_judge_fails_when_judgements_were_lost(spct, files):
     assert code == 1
     assert "failed: engine_error 4" in errors
     assert "; first engine_error: " in errors
-    assert "2 rows lost judgements to infrastructure: run it again" in errors
+    assert "2 rows lost judgements to infrastructure: mend that and run it again" in errors
 
 
 def test_judge_says_how_many_completions_have_no_reward(spct, files):
@@ -175,6 +175,11 @@ MISTAKES = {
             *("-s", "template.name=single", "-s", "reward.on_failure=stop"),
         ],
         "2 of 2 completions of a group have no valid judgement",
+    ),
+    "a report over its own input": (
+        1,
+        ["report", "tasks.jsonl", "-o", "tasks.jsonl"],
+        "found 'tasks.jsonl' for both",
     ),
     "no place for tasks": (1, ["tiny", "tasks", "-o", "no/t.jsonl"], "cannot write 'no/t.jsonl'"),
     "no place for a report": (1, ["report", "x", "-o", "no/r.html"], "cannot write 'no/r.html'"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 
 import pytest
@@ -198,7 +199,10 @@ def test_rows_are_written_as_soon_as_they_are_judged(source, target):
     assert written == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("content", ['{"my": "only copy"}', "a note", '{"id"', "\n"])
+TASK = '{"id": "mine", "prompt": "precious", "completions": ["x"]}'
+
+
+@pytest.mark.parametrize("content", ['{"my": "only copy"}', "a note", TASK, '{"id"', "\n"])
 def test_what_somebody_else_wrote_is_left_as_it_is(source, target, content):
     target.write_text(content)
     if content == '{"id"':
@@ -207,6 +211,41 @@ def test_what_somebody_else_wrote_is_left_as_it_is(source, target, content):
     with pytest.raises(TaskError, match="holds something else"):
         run(model(), source, target)
     assert target.read_text() == content
+
+
+@pytest.mark.parametrize("length", [1, 9, 12, 20, 60])
+def test_a_row_that_was_cut_anywhere_is_judged_anew(source, target, length):
+    run(model(), source, target)
+    lines = target.read_text().splitlines(keepends=True)
+    target.write_text("".join(lines[:4]) + lines[4][:length])
+    summary = run(model(), source, target)
+    assert (summary.rows, summary.resumed) == (1, 4)
+    assert target.read_text() == "".join(lines)
+
+
+def test_two_runs_cannot_write_one_file(source, target):
+    with pytest.raises(TaskError, match="another run is writing"):
+        asyncio.run(_judge_twice(model(), source, target))
+
+
+async def _judge_twice(judge, source, target):
+    await asyncio.gather(
+        *(judge_file(judge, source, target, lambda row: None) for _ in range(2)),
+    )
+
+
+def test_a_link_stays_a_link(source, target):
+    target.symlink_to(target.with_name("real.jsonl"))
+    for _ in range(2):
+        run(model(), source, target)
+    assert target.is_symlink()
+    assert len(rows(target)) == 5
+
+
+def test_what_is_no_file_is_not_written_to(source, target):
+    os.mkfifo(target)
+    with pytest.raises(TaskError, match="expected a file to write to"):
+        run(model(), source, target)
 
 
 def test_the_first_failure_of_a_kind_says_why(source, target):

@@ -417,3 +417,14 @@ async def test_a_waiter_that_was_cancelled_is_no_problem(store):
     await asyncio.gather(waiting, return_exceptions=True)
     await store.keep({KEYS[1]: CHOICE})
     assert await store.find({1: KEYS[1]}) == {1: CHOICE}
+
+
+async def test_who_asks_first_goes_on_first(store):
+    went_on = []
+
+    async def ask(number):
+        await store.find({0: KEYS[0]})
+        went_on.append(number)
+
+    await asyncio.gather(*(ask(number) for number in range(50)))
+    assert went_on == sorted(went_on)

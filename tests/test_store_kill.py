@@ -84,5 +84,5 @@ async def test_killed_at_any_moment_and_run_again(tmp_path):
 
 @pytest.mark.slow
 async def test_killed_forty_times(tmp_path):
-    kills, _ = await check(tmp_path, rows=2000, kill_after=[1.0] * 40)
+    kills, _ = await check(tmp_path, rows=4000, kill_after=[1.0] * 40)
     assert kills >= 20

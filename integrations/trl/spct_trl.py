@@ -83,6 +83,11 @@ class GRMReward:
         self, config: SPCTConfig | str | Path | None = None, name: str = "grm_reward"
     ) -> None:
         self.__name__ = name
+        if not isinstance(config, SPCTConfig | str | Path | None):
+            raise ConfigError(
+                f"expected an SPCTConfig or a path, found {type(config).__name__}; make one with "
+                "SPCTConfig.model_validate"
+            )
         self._source = Path(config).resolve() if isinstance(config, str) else config
         self.config = config if isinstance(config, SPCTConfig) else SPCTConfig.load(config)
         self._model: RewardModel | None = None

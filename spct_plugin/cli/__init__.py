@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Generative reward models for RLHF: judge, vote, reward, train the judge.",
+    help="Generative reward models for RLHF: judge, vote, reward.",
 )
 app.command("demo")(demo.demo)
 app.command("judge")(judge.judge)
@@ -40,6 +40,8 @@ def root(
 
 def main() -> None:
     """Run the command line; a mistake prints one line and exits with 1, wrong usage with 2."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         _add_plugin_commands()
         app()

@@ -38,7 +38,14 @@ def judge(
             if isinstance(row, BadRow):
                 typer.echo(f"spct: {source}, line {row.line}: {row.problem}", err=True)
 
-        summary = asyncio.run(_judge_and_close(model, source, target, advance))
+        try:
+            summary = asyncio.run(_judge_and_close(model, source, target, advance))
+        except KeyboardInterrupt:
+            typer.echo(
+                f"spct: stopped; what is finished is in {target}, the same command goes on",
+                err=True,
+            )
+            raise typer.Exit(130) from None
     typer.echo(_describe(summary, target), err=True)
     if summary.bad or summary.lost:
         raise typer.Exit(1)
@@ -65,5 +72,7 @@ def _describe(summary: Summary, target: Path) -> str:
     if summary.unrewarded:
         parts.append(f"{summary.unrewarded} completions without a reward")
     if summary.lost:
-        parts.append(f"{summary.lost} rows lost judgements to infrastructure: run it again")
+        parts.append(
+            f"{summary.lost} rows lost judgements to infrastructure: mend that and run it again"
+        )
     return "; ".join(parts)

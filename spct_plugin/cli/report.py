@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from spct_plugin.data import check_writable
+from spct_plugin.errors import TaskError
 
 
 def report(
@@ -19,6 +20,8 @@ def report(
     """Write curves, failures and judgements to read as one self-contained HTML page."""
     from spct_plugin.report import read_groups, write_report
 
+    if target.exists() and source.exists() and target.samefile(source):
+        raise TaskError(f"expected another file for the page, found {str(target)!r} for both")
     check_writable(target)
     groups = read_groups(source)
     write_report(groups, target, title=f"Judged groups of {source}")

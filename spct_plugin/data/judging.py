@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from spct_plugin.data import check_writable
 from spct_plugin.data.rows import BadRow, TaskRow, read_tasks
@@ -59,11 +62,12 @@ async def judge_file(
 
     Raises:
         TaskError: `source` cannot be read, or `target` was written with another configuration, for
-            other tasks, or holds something else.
+            other tasks, holds something else, or is being written by another run.
     """
     summary = Summary()
     _check_files(source, target)
-    done = _resume(target, model.version)
+    target = target.resolve()
+    done: dict[str, str] = {}
     waiting: list[TaskRow] = []
 
     def fresh() -> Iterator[Any]:
@@ -79,7 +83,8 @@ async def judge_file(
                 waiting.append(row)
                 yield row.task
 
-    with target.open("a", encoding="utf-8") as file:
+    with _resumed(target, model.version) as (file, finished):
+        done |= finished
         async for reward in model.stream(fresh(), keep_judgements=True):
             row = waiting.pop(0)
             file.write(json.dumps(_record(row, reward)) + "\n")
@@ -133,13 +138,42 @@ def _check_same(row: TaskRow, task: str, judged: str) -> None:
         )
 
 
-def _resume(target: Path, version: str) -> dict[str, str]:
-    """Find the finished rows of an earlier run, id to task, and drop the others from the file."""
-    if not target.exists():
-        return {}
+@contextlib.contextmanager
+def _resumed(target: Path, version: str) -> Generator[tuple[TextIO, dict[str, str]]]:
+    """Open a file of rewards to go on writing, for nobody else until it is closed.
+
+    Gives the file, and the finished rows of an earlier run in it, id to task. Rows that were not
+    finished are dropped from it.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(_open_alone(target))
+        kept, done, dropped = _finished(target, version)
+        if dropped:
+            draft = target.with_name(target.name + ".resume")
+            file = stack.enter_context(_open_alone(draft))
+            file.truncate(0)
+            file.write(kept.decode())
+            file.flush()
+            os.replace(draft, target)
+        yield file, done
+
+
+def _open_alone(path: Path) -> TextIO:
+    file = path.open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise TaskError(f"another run is writing {str(path)!r}; choose another output") from None
+    return file
+
+
+def _finished(target: Path, version: str) -> tuple[bytes, dict[str, str], bool]:
+    """Read a file of rewards: its finished rows, their ids and tasks, whether there were others."""
     kept: list[bytes] = []
     done: dict[str, str] = {}
-    for line in target.read_bytes().splitlines(keepends=True):
+    lines = target.read_bytes().splitlines(keepends=True)
+    for line in lines:
         row = _written(line)
         if row is None and not _is_torn(line):
             raise TaskError(
@@ -154,10 +188,7 @@ def _resume(target: Path, version: str) -> dict[str, str]:
             )
         kept.append(line)
         done[row["id"]] = row["task"]
-    draft = target.with_name(target.name + ".resume")
-    draft.write_bytes(b"".join(kept))
-    os.replace(draft, target)
-    return done
+    return b"".join(kept), done, len(kept) < len(lines)
 
 
 def _written(line: bytes) -> dict[str, Any] | None:
@@ -173,9 +204,15 @@ def _written(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Tell whether a run that was killed may have left this half of a row."""
-    begin = b'{"id": "'
-    return not line.endswith(b"\n") and line.startswith(begin[: len(line)])
+    """Tell whether a run that was killed may have left this part of a row."""
+    begin, then = b'{"id": "', b', "rewards": '
+    if line.endswith(b"\n"):
+        return False
+    with_id = re.match(rb'\{"id": "(?:[^"\\]|\\.)*"', line)
+    if with_id is None:
+        return line.startswith(begin[: len(line)])
+    rest = line[with_id.end() :]
+    return rest.startswith(then[: len(rest)])
 
 
 def _is_lost(failures: Mapping[Failure, int]) -> bool:

@@ -244,4 +244,6 @@ def _reason(error: BaseException) -> str:
         return "no connection within engine.connect_timeout_s"
     if isinstance(error, TimeoutError):
         return "no answer within engine.request_timeout_s"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect ({error.os_error.strerror or error.os_error})"
     return f"cannot connect or lost the connection ({error or type(error).__name__})"

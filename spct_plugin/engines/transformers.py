@@ -183,7 +183,11 @@ class TransformersEngine:
         """Render one user message; no text in it becomes one of this tokenizer's special tokens."""
         safe = self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", prompt)
         ids: Any = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": safe}], add_generation_prompt=True, return_dict=False
+            [{"role": "user", "content": safe}],
+            add_generation_prompt=True,
+            return_dict=False,
+            # What is too long is a failure with a name, and no warning of the tokenizer's.
+            tokenizer_kwargs={"verbose": False},
         )
         return list(ids)
 

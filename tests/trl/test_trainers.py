@@ -195,6 +195,11 @@ def test_a_wrong_configuration_is_refused_before_anything_is_generated(tmp_path)
         spct_trl.make_reward(path)
 
 
+def test_a_mapping_is_no_configuration():
+    with pytest.raises(ConfigError, match="expected an SPCTConfig or a path, found dict"):
+        spct_trl.make_reward({"vote": {"k": 2}})
+
+
 def test_a_reward_travels_with_its_file_and_to_other_directories(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from spct_plugin import hookimpl\n\n@hookimpl\ndef spct_register_votes(register): ...\n"
