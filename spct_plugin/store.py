@@ -20,6 +20,7 @@ import socket
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,7 +84,9 @@ class Store:
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spct-store-reader")
         self._connections: dict[Path, sqlite3.Connection] = {}
         self._where: dict[bytes, Path] | None = None
-        self._indexed: dict[bytes, Path] | None = None
+        self._indexing: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, asyncio.Future[dict[bytes, Path]]
+        ] = weakref.WeakKeyDictionary()
         self._file = directory / f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.sqlite"
 
     async def find(self, keys: Mapping[int, bytes]) -> dict[int, Choice]:
@@ -100,7 +103,8 @@ class Store:
         if self._where is None:
             # Set here and not by the reader: who asked first goes on first, so that the groups of
             # a file are finished in its order.
-            self._where = await loop.run_in_executor(self._reader, self._index)
+            where = await self._indexed()
+            self._where = where if self._where is None else self._where
         where = self._where or {}
         known = {vote: key for vote, key in keys.items() if key in where}
         if not known:
@@ -144,7 +148,8 @@ class Store:
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
-        self._where = self._indexed = None
+        self._indexing.clear()
+        self._where = None
 
     def _put(self, write: _Write) -> None:
         with self._lock:
@@ -176,15 +181,21 @@ class Store:
         if connection is not None:
             connection.close()
 
+    async def _indexed(self) -> dict[bytes, Path]:
+        """Index once, however many wait for it; again when it failed."""
+        loop = asyncio.get_running_loop()
+        indexing = self._indexing.get(loop)
+        if indexing is None or (indexing.done() and indexing.exception() is not None):
+            indexing = self._indexing[loop] = loop.run_in_executor(self._reader, self._index)
+        # Who gives up waiting must not take it away from the others.
+        return await asyncio.shield(indexing)
+
     def _index(self) -> dict[bytes, Path]:
-        """Learn which file holds which finished vote; once."""
-        if self._indexed is not None:
-            return self._indexed
+        """Learn which file holds which finished vote."""
         where: dict[bytes, Path] = {}
         for path in _files(self.directory):
             with _reading(path) as connection:
                 where.update((key, path) for (key,) in connection.execute("SELECT key FROM votes"))
-        self._indexed = where
         return where
 
     def _read(self, keys: Mapping[int, bytes]) -> dict[int, Choice]:
