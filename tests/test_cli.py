@@ -20,23 +20,6 @@ ROWS = [
 
 
 @pytest.fixture
-def spct(monkeypatch, capsys, tmp_path):
-    """Run a command line in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SPCT_DEBUG", "")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["spct", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        output, errors = capsys.readouterr()
-        return caught.value.code or 0, output, errors
-
-    return run
-
-
-@pytest.fixture
 def files(tmp_path):
     """Write tasks and a configuration whose judge looks for the word please."""
     tasks = tmp_path / "tasks.jsonl"
