@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from spct_plugin.data.sources import Source
+from spct_plugin.data.sources.builtin import SOURCES
 from spct_plugin.engines import EngineConfig
 from spct_plugin.engines.builtin import OpenAIConfig, ReplayConfig, TransformersConfig
 from spct_plugin.hookspecs import hookimpl
@@ -30,3 +32,10 @@ def spct_register_templates(register: Callable[[str, Template], None]) -> None:
 def spct_register_votes(register: Callable[[str, Vote], None]) -> None:
     """Register the mean vote; the sum of the paper's Eq. 14 is a scale of the reward."""
     register("mean", tally)
+
+
+@hookimpl
+def spct_register_sources(register: Callable[[str, Source], None]) -> None:
+    """Register the preference sets and benchmarks we can read."""
+    for name, source in SOURCES.items():
+        register(name, source)

@@ -17,6 +17,7 @@ import pluggy
 if TYPE_CHECKING:
     import typer
 
+    from spct_plugin.data.sources import Source
     from spct_plugin.engines import EngineConfig
     from spct_plugin.templates import Template
     from spct_plugin.voting import Vote
@@ -42,6 +43,14 @@ def spct_register_templates(register: Callable[[str, Template], None]) -> None:
 @hookspec
 def spct_register_votes(register: Callable[[str, Vote], None]) -> None:
     """Register votes: `register(name, function)`, from a votes x completions matrix to a Tally."""
+
+
+@hookspec
+def spct_register_sources(register: Callable[[str, Source], None]) -> None:
+    """Register preference sets for `spct data`: `register(name, Source(function))`.
+
+    The function turns a row into labelled examples.
+    """
 
 
 @hookspec

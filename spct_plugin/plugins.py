@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from spct_plugin import builtin, hookspecs
+from spct_plugin.data.sources import Source
 from spct_plugin.engines import EngineConfig
 from spct_plugin.errors import PluginError
 from spct_plugin.templates import Template
@@ -61,6 +62,7 @@ class Registry:
         engines: Engine kinds and their configuration classes.
         templates: Bundled templates and those of plugins.
         votes: Ways to vote.
+        sources: Preference sets that `spct data` reads.
         commands: Commands of `spct` that plugins add.
         plugins: All plugins found, broken ones too.
     """
@@ -68,6 +70,7 @@ class Registry:
     engines: dict[str, type[EngineConfig]] = field(default_factory=dict[str, type[EngineConfig]])
     templates: dict[str, Template] = field(default_factory=dict[str, Template])
     votes: dict[str, Vote] = field(default_factory=dict[str, Vote])
+    sources: dict[str, Source] = field(default_factory=dict[str, Source])
     commands: dict[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])
     plugins: list[Plugin] = field(default_factory=list[Plugin])
     owners: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])

@@ -211,7 +211,7 @@ def test_debug_shows_the_traceback(spct, files, monkeypatch):
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
-@pytest.mark.parametrize("command", [[], ["judge"], ["config"], ["plugins"]])
+@pytest.mark.parametrize("command", [[], ["data"], ["judge"], ["config"], ["plugins"]])
 def test_help_is_everywhere(spct, command, option):
     code, output, _ = spct(*command, option)
     assert code == 0
@@ -255,7 +255,12 @@ def test_plugins_lists_what_is_there(spct):
     assert builtin == {
         "name": "builtin",
         "source": "spct-plugin",
-        "hooks": ["spct_register_engines", "spct_register_templates", "spct_register_votes"],
+        "hooks": [
+            "spct_register_engines",
+            "spct_register_sources",
+            "spct_register_templates",
+            "spct_register_votes",
+        ],
         "error": "",
     }
 

@@ -71,6 +71,7 @@ def test_the_package_registers_itself_through_its_own_hooks():
     assert set(registry.engines) == {"transformers", "openai", "replay"}
     assert set(registry.templates) == {"default", "single", "tiny"}
     assert set(registry.votes) == {"mean"}
+    assert "helpsteer2" in registry.sources
     assert registry.commands == {}
 
 
@@ -292,6 +293,15 @@ def test_the_example_plugin_judges_a_file(example_site, tmp_path):
     assert judged.returncode == 0, judged.stderr
     [row] = map(json.loads, (tmp_path / "rewards.jsonl").read_text().splitlines())
     assert (row["id"], row["rewards"], row["label"], row["k_used"]) == ("a", [1, 10, 1], 1, 4)
+
+
+def test_the_example_plugin_reads_its_own_data(example_site, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"ask": "Name a prime.", "good": "7", "bad": "8"}\n', encoding="utf-8")
+    done = run(example_site, "data", "good-bad", str(rows), "-o", str(tmp_path / "tasks.jsonl"))
+    assert done.returncode == 0, done.stderr
+    [row] = map(json.loads, (tmp_path / "tasks.jsonl").read_text().splitlines())
+    assert (row["dataset"], row["completions"][row["label"]]) == ("good-bad", "7")
 
 
 def test_without_the_plugin_its_names_are_unknown(example_site, tmp_path):

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from spct_plugin.cli import config, demo, judge, plugins, report, tiny
+from spct_plugin.cli import config, data, demo, judge, plugins, report, tiny
 from spct_plugin.errors import ConfigError, PluginError, SPCTError
 from spct_plugin.plugins import load_plugins
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     help="Generative reward models for RLHF: judge, vote, reward.",
 )
 app.command("demo")(demo.demo)
+app.command("data")(data.data)
 app.command("judge")(judge.judge)
 app.command("config")(config.config)
 app.command("plugins")(plugins.plugins)

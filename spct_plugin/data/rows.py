@@ -56,7 +56,7 @@ def read_tasks(path: Path) -> Iterator[TaskRow | BadRow]:
                     if row.id in seen:
                         raise TaskError(f"id: {row.id!r} stands in an earlier line too")
                 except (ValueError, RecursionError) as error:
-                    yield BadRow(number, _reason(error))
+                    yield BadRow(number, line_problem(error))
                     continue
                 seen.add(row.id)
                 yield row
@@ -103,7 +103,8 @@ def _label(value: object, n: int) -> int | None:
     return value
 
 
-def _reason(error: Exception) -> str:
+def line_problem(error: Exception) -> str:
+    """Say in a few words why a line of JSON could not be read."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 at byte {error.start}"
     if isinstance(error, RecursionError):

@@ -1,4 +1,4 @@
-"""An example plugin: an engine that looks for a word, with a template, a vote and a command.
+"""An example plugin: an engine that looks for a word, a template, a vote, a source and a command.
 
     engine: {kind: keyword, word: please}
     template: {name: lines}
@@ -10,13 +10,14 @@ Once it is installed, `spct plugins` lists it and any configuration may use thes
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Annotated, Literal
 
 import typer
 
 from spct_plugin import JudgeTask, ParsedJudgement, hookimpl, parse_judgement
+from spct_plugin.data.sources import Example, Row, Source, text
 from spct_plugin.engines import Choice, Engine, EngineConfig, Request
 from spct_plugin.voting import Tally, Vote, tally
 
@@ -88,6 +89,11 @@ def vote_median(scores_K_N: Sequence[Sequence[int | None]], n: int) -> Tally:
     return Tally(medians, counted.votes, counted.spread)
 
 
+def read_good_bad(row: Row) -> Iterator[Example]:
+    """Read {"ask": ..., "good": ..., "bad": ...}."""
+    yield Example(text(row, "ask"), [text(row, "good"), text(row, "bad")], best=0)
+
+
 def count_words(
     text: Annotated[str, typer.Argument(help="Any text.")],
 ) -> None:
@@ -111,6 +117,12 @@ def spct_register_templates(register: Callable[[str, LinesTemplate], None]) -> N
 def spct_register_votes(register: Callable[[str, Vote], None]) -> None:
     """Add the vote."""
     register("median", vote_median)
+
+
+@hookimpl
+def spct_register_sources(register: Callable[[str, Source], None]) -> None:
+    """Add the source."""
+    register("good-bad", Source(read_good_bad))
 
 
 @hookimpl
