@@ -7,8 +7,15 @@ from collections.abc import Callable
 from spct_plugin.data.sources import Source
 from spct_plugin.data.sources.builtin import SOURCES
 from spct_plugin.engines import EngineConfig
-from spct_plugin.engines.builtin import OpenAIConfig, ReplayConfig, TransformersConfig
+from spct_plugin.engines.builtin import (
+    ClassifyConfig,
+    OpenAIConfig,
+    ReplayConfig,
+    TransformersConfig,
+    TransformersMetaConfig,
+)
 from spct_plugin.hookspecs import hookimpl
+from spct_plugin.meta_rm import MetaRMConfig
 from spct_plugin.templates import BUNDLED, Template, load_template
 from spct_plugin.voting import Vote, tally
 
@@ -19,6 +26,13 @@ def spct_register_engines(register: Callable[[str, type[EngineConfig]], None]) -
     register("transformers", TransformersConfig)
     register("openai", OpenAIConfig)
     register("replay", ReplayConfig)
+
+
+@hookimpl
+def spct_register_meta_rms(register: Callable[[str, type[MetaRMConfig]], None]) -> None:
+    """Register the meta RMs that ship with the package."""
+    register("transformers", TransformersMetaConfig)
+    register("classify", ClassifyConfig)
 
 
 @hookimpl

@@ -33,6 +33,7 @@ from spct_plugin.budget import View
 from spct_plugin.engines import EngineConfig, Sampling
 from spct_plugin.engines.builtin import TransformersConfig
 from spct_plugin.errors import ConfigError
+from spct_plugin.meta_rm import MetaRM, MetaRMConfig
 from spct_plugin.plugins import Registry, load_plugins
 from spct_plugin.shaping import OnFailure, Scale
 from spct_plugin.templates import Template, load_template
@@ -109,7 +110,8 @@ class VoteConfig(Section):
     """Votes that the meta RM keeps of the valid ones; null = half of all (the paper's k/2)."""
     deadline_s: float | None = Field(default=None, gt=0)
     """Longest time for one step (one call of `score` or of the trainer's reward function); votes
-    that are late are missing, never zero. Files and streams have no steps and no deadline."""
+    that are late are missing, never zero, and the meta RM scores nothing after it. Files and
+    streams have no steps and no deadline."""
 
 
 class GrmReward(Section):
@@ -225,6 +227,9 @@ class SPCTConfig(Section):
     """Python files to load as plugins; relative to the configuration file."""
     engine: SerializeAsAny[EngineConfig] = TransformersConfig()
     """What answers the judge's prompts; `kind` decides which other keys there are."""
+    meta_rm: SerializeAsAny[MetaRMConfig] | None = None
+    """What scores judgements, so that only the best are voted; `kind` decides which other keys
+    there are. null = all valid judgements are voted."""
     template: TemplateConfig = TemplateConfig()
     """How a task becomes the judge's prompt, and on which scale it scores."""
     sampling: SamplingConfig = SamplingConfig()
@@ -245,14 +250,20 @@ class SPCTConfig(Section):
     def _engine_by_kind(cls, value: object, info: ValidationInfo) -> object:
         if not is_mapping(value):
             return value
-        registry = info.context or load_plugins()
-        kind = value.get("kind", "transformers")
-        if not isinstance(kind, str) or kind not in registry.engines:
-            raise ValueError(f"expected kind: one of {sorted(registry.engines)}, found {kind!r}")
-        try:
-            return registry.engines[kind].model_validate(dict(value))
-        except ValidationError as error:
-            raise ValueError(_problems(error)) from None
+        return _by_kind(value, (info.context or load_plugins()).engines)
+
+    @field_validator("meta_rm", mode="before")
+    @classmethod
+    def _meta_rm_by_kind(cls, value: object, info: ValidationInfo) -> object:
+        if not is_mapping(value):
+            return value
+        return _by_kind(value, (info.context or load_plugins()).meta_rms)
+
+    @model_validator(mode="after")
+    def _decided_without_meta_rm(self) -> Self:
+        if self.meta_rm is not None:
+            self.check_meta_rm_allowed()
+        return self
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> SPCTConfig:
@@ -280,6 +291,7 @@ class SPCTConfig(Section):
         except ValidationError as error:
             raise ConfigError(_explain(error, path)) from None
         config.template_and_vote(registry)
+        config.meta_template(registry)
         return config
 
     def template_and_vote(self, registry: Registry) -> tuple[Template, Vote]:
@@ -306,6 +318,38 @@ class SPCTConfig(Section):
             )
         return registry.templates[name], registry.votes[self.vote.how]
 
+    def meta_template(self, registry: Registry) -> Template | None:
+        """Find the template by which the meta RM is shown a task; None without a meta RM.
+
+        Raises:
+            ConfigError: There is no such template.
+        """
+        if self.meta_rm is None:
+            return None
+        name = self.meta_rm.template or self.meta_rm.native_template
+        return registry.templates.get(name) or load_template(name, key="meta_rm.template")
+
+    def build_meta_rm(self, registry: Registry) -> MetaRM | None:
+        """Make the meta RM; None when none is configured.
+
+        Raises:
+            ConfigError: Its model or template cannot be used.
+        """
+        template = self.meta_template(registry)
+        return self.meta_rm.build(template) if self.meta_rm and template else None
+
+    def check_meta_rm_allowed(self) -> None:
+        """Refuse a way to stop that a meta RM makes wrong.
+
+        Raises:
+            ConfigError: Votes stop when the best completion is decided.
+        """
+        if self.vote.stop == "decided":
+            raise ConfigError(
+                "vote.stop: 'decided' cannot be used with a meta RM, which may yet drop any vote; "
+                "use 'settled'"
+            )
+
     def sampling_for(self, template: Template) -> Sampling:
         """Give the sampling with the template's default length filled in."""
         tokens = self.sampling.max_tokens or (384 if template.name == "tiny" else 4096)
@@ -316,9 +360,25 @@ class SPCTConfig(Section):
         data = self.model_dump(mode="json", exclude={"store", "trl", "plugins"})
         for key in self.engine.addresses:
             data["engine"].pop(key)
+        # Without a meta RM nothing is left of it, so that versions from before there was one stay.
+        meta_rm = data.pop("meta_rm")
+        if self.meta_rm is not None:
+            addresses = self.meta_rm.addresses
+            data["meta_rm"] = {key: meta_rm[key] for key in meta_rm if key not in addresses}
         del data["reward"]["breaker"]
         text = json.dumps([data, wording], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _by_kind(section: Mapping[str, Any], kinds: Mapping[str, type[BaseModel]]) -> BaseModel:
+    """Read a section as the class that its `kind` was registered with."""
+    kind = section.get("kind", "transformers")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"expected kind: one of {sorted(kinds)}, found {kind!r}")
+    try:
+        return kinds[kind].model_validate(dict(section))
+    except ValidationError as error:
+        raise ValueError(_problems(error)) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,10 +23,13 @@ test keeps it equal to the code.
 
 
 def schema() -> dict[str, Any]:
-    """Describe the file as JSON schema, the engines of all loaded plugins included."""
+    """Describe the file as JSON schema, engines and meta RMs of all loaded plugins included."""
     document = SPCTConfig.model_json_schema()
-    engines = [engine.model_json_schema() for engine in load_plugins().engines.values()]
+    registry = load_plugins()
+    engines = [engine.model_json_schema() for engine in registry.engines.values()]
     document["properties"]["engine"] = {"anyOf": engines}
+    meta_rms = [meta_rm.model_json_schema() for meta_rm in registry.meta_rms.values()]
+    document["properties"]["meta_rm"] = {"anyOf": [*meta_rms, {"type": "null"}]}
     return document
 
 
@@ -37,8 +40,11 @@ def reference() -> str:
 
 def _pages() -> Iterator[str]:
     yield _section("(top level)", SPCTConfig, skip_sections=True)
-    for kind, engine in load_plugins().engines.items():
+    registry = load_plugins()
+    for kind, engine in registry.engines.items():
         yield _section(f"engine, kind: {kind}", engine)
+    for kind, meta_rm in registry.meta_rms.items():
+        yield _section(f"meta_rm, kind: {kind}", meta_rm)
     for name, field in SPCTConfig.model_fields.items():
         section = field.annotation
         if name != "engine" and isinstance(section, type) and issubclass(section, Section):

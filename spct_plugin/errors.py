@@ -6,7 +6,8 @@
     ├── PluginError               cannot import, duplicate name, unknown name
     ├── EngineError               a request failed for good; .failure, .status_code, .retryable
     ├── StoreError                votes cannot be written or read
-    └── RewardError               no reward can be given and the configuration says to stop
+    ├── RewardError               no reward can be given and the configuration says to stop
+    └── TrainingError             a training run that must not go on
 
 A judgement without usable scores is no exception: it is a `Judgement` with a `failure`.
 """
@@ -36,6 +37,10 @@ class StoreError(SPCTError):
 
 class RewardError(SPCTError):
     """No reward, and the configuration says to stop: `on_failure: stop` or the breaker."""
+
+
+class TrainingError(SPCTError):
+    """A training run that must not go on: its loss is no number."""
 
 
 class EngineError(SPCTError):

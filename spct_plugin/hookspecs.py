@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from spct_plugin.data.sources import Source
     from spct_plugin.engines import EngineConfig
+    from spct_plugin.meta_rm import MetaRMConfig
     from spct_plugin.templates import Template
     from spct_plugin.voting import Vote
 
@@ -32,6 +33,14 @@ def spct_register_engines(register: Callable[[str, type[EngineConfig]], None]) -
     """Register engines: `register(kind, EngineConfigSubclass)`.
 
     The class describes the `engine:` section of the configuration for this kind and builds it.
+    """
+
+
+@hookspec
+def spct_register_meta_rms(register: Callable[[str, type[MetaRMConfig]], None]) -> None:
+    """Register meta RMs: `register(kind, MetaRMConfigSubclass)`.
+
+    The class describes the `meta_rm:` section of the configuration for this kind and builds it.
     """
 
 

@@ -26,6 +26,7 @@ from spct_plugin import builtin, hookspecs
 from spct_plugin.data.sources import Source
 from spct_plugin.engines import EngineConfig
 from spct_plugin.errors import PluginError
+from spct_plugin.meta_rm import MetaRMConfig
 from spct_plugin.templates import Template
 from spct_plugin.voting import Vote
 
@@ -60,6 +61,7 @@ class Registry:
 
     Attributes:
         engines: Engine kinds and their configuration classes.
+        meta_rms: Kinds of meta RM and their configuration classes.
         templates: Bundled templates and those of plugins.
         votes: Ways to vote.
         sources: Preference sets that `spct data` reads.
@@ -68,6 +70,7 @@ class Registry:
     """
 
     engines: dict[str, type[EngineConfig]] = field(default_factory=dict[str, type[EngineConfig]])
+    meta_rms: dict[str, type[MetaRMConfig]] = field(default_factory=dict[str, type[MetaRMConfig]])
     templates: dict[str, Template] = field(default_factory=dict[str, Template])
     votes: dict[str, Vote] = field(default_factory=dict[str, Vote])
     sources: dict[str, Source] = field(default_factory=dict[str, Source])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spct_plugin.types import GroupReward, Judgement
+from spct_plugin.errors import TaskError
+from spct_plugin.failures import FAILURES
+from spct_plugin.types import GroupReward, Judgement, is_list, is_mapping
 
 
 def reward_record(reward: GroupReward, judgements: Sequence[Judgement]) -> dict[str, Any]:
@@ -37,3 +39,48 @@ def judgement_record(judgement: Judgement) -> dict[str, Any]:
         "finish_reason": judgement.finish_reason,
         "text": judgement.text,
     }
+
+
+def read_judgement(record: object, n: int) -> Judgement:
+    """Read what `judgement_record` laid out; only what a reader of files needs.
+
+    Args:
+        record: One of a row's "judgements".
+        n: Completions of the task.
+
+    Raises:
+        TaskError: It is none.
+    """
+    if not is_mapping(record):
+        raise TaskError(f"judgements: expected objects, found {record!r:.40}")
+    indices, order = _whole(record.get("indices")), _whole(record.get("order"))
+    if not indices or sorted(order) != list(indices) or not set(indices) <= set(range(n)):
+        raise TaskError(
+            f"judgements: expected indices and order of {n} completions, found "
+            f"{record.get('indices')!r:.40} and {record.get('order')!r:.40}"
+        )
+    failure, scores = record.get("failure"), record.get("scores")
+    if (scores is None) == (failure not in FAILURES):
+        raise TaskError(
+            f"judgements: expected scores or a failure, found {scores!r} and {failure!r}"
+        )
+    if scores is not None and len(_whole(scores)) != len(indices):
+        raise TaskError(f"judgements: expected {len(indices)} scores, found {scores!r:.40}")
+    return Judgement(
+        indices,
+        order,
+        None if scores is None else _whole(scores),
+        failure=failure,
+        text=str(record.get("text") or ""),
+        finish_reason=record.get("finish_reason"),
+        meta_score=record.get("meta_score"),
+        tokens=int(record.get("tokens") or 0),
+        vote=int(record.get("vote") or 0),
+    )
+
+
+def _whole(value: object) -> tuple[int, ...]:
+    """Read a list of whole numbers; empty for anything else."""
+    if not is_list(value) or not all(type(number) is int for number in value):
+        return ()
+    return tuple(value)

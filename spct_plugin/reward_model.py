@@ -21,18 +21,17 @@ from dataclasses import dataclass, replace
 from spct_plugin.budget import largest_list, view_task
 from spct_plugin.config import GrmReward, RuleReward, SPCTConfig
 from spct_plugin.engines import Engine
-from spct_plugin.errors import ConfigError
 from spct_plugin.failures import INFRASTRUCTURE_FAILURES, Failure
 from spct_plugin.judge import Case, Judge
 from spct_plugin.loop import gather_or_cancel, run_sync
-from spct_plugin.meta_rm import MetaRM, NoMetaRM
+from spct_plugin.meta_rm import KeptMetaRM, MetaRM, NoMetaRM
 from spct_plugin.permutations import Ask, plan_wave, wave_size
 from spct_plugin.plugins import load_plugins
 from spct_plugin.records import reward_record
 from spct_plugin.rules import load_rule, sum_rules, task_keywords
 from spct_plugin.shaping import add_rules, apply_on_failure, check_breaker, scale_rewards
 from spct_plugin.store import Store
-from spct_plugin.templates import JinjaTemplate
+from spct_plugin.templates import JinjaTemplate, Template
 from spct_plugin.types import GroupReward, Judgement, JudgeTask
 from spct_plugin.voting import Tally, is_decided, is_settled, keep_top, scores_matrix
 
@@ -77,7 +76,8 @@ class RewardModel:
     Args:
         config: What to do; None = the defaults, with the tiny GRM that ships with the package.
         engine: Use this engine instead of the configured one.
-        meta_rm: Scores judgements; the best k_meta are voted. None = all valid ones are.
+        template: Use this template instead of the configured one.
+        meta_rm: Use this meta RM instead of the configured one, if any.
 
     Raises:
         ConfigError: The parts do not fit together.
@@ -88,25 +88,28 @@ class RewardModel:
         config: SPCTConfig | None = None,
         *,
         engine: Engine | None = None,
+        template: Template | None = None,
         meta_rm: MetaRM | None = None,
     ) -> None:
         self.config = config or SPCTConfig()
         registry = load_plugins(self.config.plugins)
-        if meta_rm is not None and self.config.vote.stop == "decided":
-            raise ConfigError(
-                "vote.stop: 'decided' cannot be used with a meta RM, which may yet drop any vote; "
-                "use 'settled'"
-            )
-        self._meta_rm = meta_rm or NoMetaRM()
+        if meta_rm is not None:
+            self.config.check_meta_rm_allowed()
+        self._meta_rm = meta_rm or self.config.build_meta_rm(registry) or NoMetaRM()
         self._engine = engine or self.config.engine.build()
-        self._template, self._vote = self.config.template_and_vote(registry)
+        configured, self._vote = self.config.template_and_vote(registry)
+        self._template = template or configured
         path = self.config.store.path
         self._store = Store(path) if path is not None else None
+        if self._store is not None and self._meta_rm.identity:
+            self._meta_rm = KeptMetaRM(self._meta_rm, self._store)
         self._secret = self._store.secret if self._store else secrets.token_bytes(32)
-        self._sampling = self.config.sampling_for(self._template)
-        wording = self._template.wording if isinstance(self._template, JinjaTemplate) else ""
+        self._sampling = self.config.sampling_for(configured)
+        wording = configured.wording if isinstance(configured, JinjaTemplate) else ""
         digest = self.config.digest(wording)
         self.version = f"{self._engine.identity}|{self._template.name}|{digest}"
+        if self._meta_rm.identity:
+            self.version += f"|{self._meta_rm.identity}"
         self._judge = Judge(self._engine, self._template, self._sampling, self.version, self._store)
         self._rules = [
             (entry.path, load_rule(entry.path), entry.weight)
@@ -249,6 +252,7 @@ class RewardModel:
     async def aclose(self) -> None:
         """Give back connections, memory and files."""
         await self._engine.aclose()
+        await self._meta_rm.aclose()
         if self._store is not None:
             self._store.close()
 
@@ -306,12 +310,20 @@ class RewardModel:
         """Judge one wave and let the meta RM score what is valid."""
         judgements = await self._judge.judge(case, asks)
         valid = [j for j in judgements if j.scores is not None]
-        meta_scores = await self._meta_rm.score(case.task, valid)
+        meta_scores = await self._meta_scores(case, valid)
         scored = {id(j): score for j, score in zip(valid, meta_scores, strict=True)}
         return [
             j if (score := scored.get(id(j))) is None else replace(j, meta_score=score)
             for j in judgements
         ]
+
+    async def _meta_scores(self, case: Case, valid: Sequence[Judgement]) -> list[float | None]:
+        """Ask the meta RM, until the deadline: without its scores all that is valid is voted."""
+        try:
+            async with asyncio.timeout_at(case.deadline):
+                return await self._meta_rm.score(case.task, valid)
+        except TimeoutError:
+            return [None] * len(valid)
 
     def _is_enough(
         self, scores_K_N: Sequence[Sequence[int | None]], wave: Sequence[Judgement]

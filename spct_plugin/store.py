@@ -1,4 +1,4 @@
-"""Votes and groups on disk: a restart pays for nothing finished, and a run can be read later.
+"""Votes, meta scores and groups on disk: a restart pays for nothing finished, runs can be read.
 
 A store is a directory that all processes of a run share. Every process writes a SQLite file of its
 own (WAL, mode 0600), by one thread, never on the event loop; reading takes all files together.
@@ -21,7 +21,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
@@ -36,7 +36,9 @@ CREATE TABLE IF NOT EXISTS votes (
     key BLOB PRIMARY KEY, text TEXT, finish_reason TEXT, tokens INTEGER
 );
 CREATE TABLE IF NOT EXISTS groups (created REAL, record TEXT);
+CREATE TABLE IF NOT EXISTS meta_scores (key BLOB PRIMARY KEY, score REAL);
 """
+HAS_SCORES = "SELECT 1 FROM sqlite_master WHERE name = 'meta_scores'"
 log = logging.getLogger(__name__)
 
 # Rows in one transaction. 4096: chosen by us, some MB of text, far above what arrives meanwhile.
@@ -51,6 +53,7 @@ class _Write:
     """Rows for the writer thread, and whom to tell when they are committed."""
 
     votes: tuple[tuple[bytes, bytes, str | None, int], ...] = ()
+    scores: tuple[tuple[bytes, float], ...] = ()
     group: str | None = None
     loop: asyncio.AbstractEventLoop | None = None
     done: asyncio.Future[None] | None = None
@@ -84,6 +87,7 @@ class Store:
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spct-store-reader")
         self._connections: dict[Path, sqlite3.Connection] = {}
         self._where: dict[bytes, Path] | None = None
+        self._scores: dict[bytes, float] = {}
         self._indexing: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, asyncio.Future[dict[bytes, Path]]
         ] = weakref.WeakKeyDictionary()
@@ -129,6 +133,15 @@ class Store:
         await done
         if self._where is not None:
             self._where.update(dict.fromkeys(choices, self._file))
+
+    def find_scores(self, keys: Sequence[bytes]) -> dict[bytes, float]:
+        """Look up the meta RM's scores by key; they are read when `find` is first used."""
+        return {key: self._scores[key] for key in keys if key in self._scores}
+
+    def keep_scores(self, scores: Mapping[bytes, float]) -> None:
+        """Write the meta RM's scores, without waiting for the disk: a lost one is soon computed."""
+        self._put(_Write(scores=tuple(scores.items())))
+        self._scores.update(scores)
 
     def keep_group(self, record: Mapping[str, Any]) -> None:
         """Write what a group got, without waiting for the disk."""
@@ -196,6 +209,9 @@ class Store:
         for path in _files(self.directory):
             with _reading(path) as connection:
                 where.update((key, path) for (key,) in connection.execute("SELECT key FROM votes"))
+                # Stores made before there were meta RMs have no such table.
+                if connection.execute(HAS_SCORES).fetchone():
+                    self._scores.update(connection.execute("SELECT key, score FROM meta_scores"))
         return where
 
     def _read(self, keys: Mapping[int, bytes]) -> dict[int, Choice]:
@@ -262,11 +278,13 @@ def _create(path: Path) -> sqlite3.Connection:
 
 def _commit(connection: sqlite3.Connection, batch: list[_Write]) -> None:
     votes = [row for write in batch for row in write.votes]
+    scores = [row for write in batch for row in write.scores]
     now = time.time()
     groups = [(now, write.group) for write in batch if write.group is not None]
     connection.execute("BEGIN")
     try:
         connection.executemany("INSERT OR IGNORE INTO votes VALUES (?, ?, ?, ?)", votes)
+        connection.executemany("INSERT OR IGNORE INTO meta_scores VALUES (?, ?)", scores)
         connection.executemany("INSERT INTO groups VALUES (?, ?)", groups)
         connection.execute("COMMIT")
     except sqlite3.Error:

@@ -7,14 +7,16 @@ RewardModel(engine=engine).score_sync([JudgeTask("Name a prime.", ["7", "8"])])
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spct_plugin.engines import Choice, Engine, Request, Sampling
 from spct_plugin.failures import FAILURES
+from spct_plugin.meta_rm import MetaRM
 from spct_plugin.templates import Template
-from spct_plugin.types import JudgeTask
+from spct_plugin.types import Judgement, JudgeTask
 from spct_plugin.voting import Vote
 
 if TYPE_CHECKING:
@@ -83,6 +85,33 @@ async def check_engine(engine: Engine) -> None:
     await engine.aclose()
 
 
+async def check_meta_rm(meta_rm: MetaRM) -> None:
+    """Check that a meta RM keeps to what voting relies on: one number or None for each. Closes it.
+
+    Raises:
+        AssertionError: It does not, and how.
+    """
+    assert meta_rm.identity, f"expected an identity, found {meta_rm.identity!r}"
+    task = JudgeTask("Say a letter.", ["alpha", "beta"])
+    texts = ("Scores: \\boxed{7, 3}", "Analysis: beta is no letter. " * 9, "<|im_end|>\ud800")
+    judgements = [
+        Judgement((0, 1), order, (7, 3), text=text, finish_reason="stop", vote=vote)
+        for vote, (text, order) in enumerate(zip(texts, [(0, 1), (1, 0), (0, 1)], strict=True))
+    ]
+    assert await meta_rm.score(task, []) == [], "expected no scores for no judgements"
+    scores, turned = await asyncio.gather(
+        meta_rm.score(task, judgements), meta_rm.score(task, judgements[::-1])
+    )
+    assert len(scores) == 3, f"expected one score or None for each of 3, found {scores!r}"
+    for score, again in zip(scores, turned[::-1], strict=True):
+        assert score is None or math.isfinite(score), f"expected a number or None, found {score!r}"
+        assert (score is None) == (again is None), f"expected {score!r} again, found {again!r}"
+        # Other company in a batch may change the last digits of a model's numbers.
+        same = score is None or again is None or math.isclose(score, again, abs_tol=0.1)
+        assert same, f"expected about {score!r} in another order, found {again!r}"
+    await meta_rm.aclose()
+
+
 def check_template(template: Template) -> None:
     """Check that a template keeps to what the judge relies on: it shows all, and invents nothing.
 
@@ -125,6 +154,7 @@ class Reply:
 
     Attributes:
         texts: One choice each; as many as asked for, or fewer, or more.
+        logit: Of a classifier's one label, for /classify.
         status: HTTP status; any other than 200 sends `body`.
         body: Body of an error, or raw bytes instead of the JSON of a completion.
         headers: Extra headers.
@@ -134,6 +164,7 @@ class Reply:
     """
 
     texts: Sequence[str] = ()
+    logit: float = 0.0
     status: int = 200
     body: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -143,7 +174,9 @@ class Reply:
 
 
 class FakeServer:
-    r"""An OpenAI-compatible server on loopback, for tests of what crosses the network.
+    r"""A server like vLLM's on loopback, for tests of what crosses the network.
+
+    It has OpenAI's /v1/chat/completions, and /classify for meta RMs.
 
         async with FakeServer(lambda body: Reply(["Scores: \\boxed{7, 3}"] * body["n"])) as server:
             OpenAIConfig(url=server.url, model="fake")
@@ -172,6 +205,7 @@ class FakeServer:
 
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/classify", self._classify)
         # Nothing is logged per request: the speed benchmarks run against this server.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -184,6 +218,14 @@ class FakeServer:
         await self._runner.cleanup()
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
+        return await self._respond(request, _completion)
+
+    async def _classify(self, request: web.Request) -> web.StreamResponse:
+        return await self._respond(request, _classification)
+
+    async def _respond(
+        self, request: web.Request, layout: Callable[[Reply, dict[str, Any]], dict[str, Any]]
+    ) -> web.StreamResponse:
         from aiohttp import web
 
         body = await request.json()
@@ -195,13 +237,26 @@ class FakeServer:
             request.transport.abort()
         if reply.status != 200 or reply.body is not None:
             return web.Response(text=reply.body or "", status=reply.status, headers=reply.headers)
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": text},
-                "finish_reason": reply.finish_reason,
-            }
-            for index, text in enumerate(reply.texts)
-        ]
-        tokens = sum(len(text.split()) for text in reply.texts)
-        return web.json_response({"choices": choices, "usage": {"completion_tokens": tokens}})
+        return web.json_response(layout(reply, body))
+
+
+def _completion(reply: Reply, _: dict[str, Any]) -> dict[str, Any]:
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": reply.finish_reason,
+        }
+        for index, text in enumerate(reply.texts)
+    ]
+    tokens = sum(len(text.split()) for text in reply.texts)
+    return {"choices": choices, "usage": {"completion_tokens": tokens}}
+
+
+def _classification(reply: Reply, body: dict[str, Any]) -> dict[str, Any]:
+    """Give the sigmoid to whoever does not ask for the logit, as vLLM does."""
+    number = reply.logit
+    if body.get("use_activation") is not False:
+        number = 1 / (1 + math.exp(-number))
+    label = {"index": 0, "label": "LABEL_0", "probs": [number], "num_classes": 1}
+    return {"object": "list", "model": body.get("model"), "data": [label]}

@@ -44,13 +44,19 @@ def said(text):
 class MetaRM:
     """Scores judgements by a function of them, and notes what it was asked."""
 
+    identity = "test-meta-rm"
+
     def __init__(self, rate):
         self.asked = []
+        self.closed = 0
         self._rate = rate
 
     async def score(self, task, judgements):
         self.asked.append((task, list(judgements)))
         return [self._rate(judgement) for judgement in judgements]
+
+    async def aclose(self):
+        self.closed += 1
 
 
 class Engine:

@@ -1,5 +1,6 @@
 """The configuration: one YAML file, wrong ones refused in one line that names the key."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from spct_plugin import ConfigError, PluginError, SPCTConfig
 from spct_plugin.config import Section
 from spct_plugin.config_reference import reference, schema
 from spct_plugin.engines import EngineConfig, Sampling
-from spct_plugin.engines.builtin import OpenAIConfig, ReplayConfig, TransformersConfig
+from spct_plugin.engines.builtin import (
+    ClassifyConfig,
+    OpenAIConfig,
+    ReplayConfig,
+    TransformersConfig,
+    TransformersMetaConfig,
+)
+from spct_plugin.meta_rm import MetaRMConfig
 from spct_plugin.plugins import load_plugins
 from spct_plugin.templates import load_template
 
@@ -21,6 +29,7 @@ engine:
   url: http://localhost:8000/v1/
   model: grm
   revision: "3"
+meta_rm: {kind: classify, url: "http://localhost:8001/v1", model: meta, revision: "1"}
 template: {name: single, nonce: false}
 sampling: {temperature: 1.0, max_tokens: 2000}
 vote: {k: 16, stop: settled, deadline_s: 30}
@@ -55,6 +64,7 @@ def test_the_default_is_the_bundled_judge():
         "abstain",
     )
     assert config.store.path is None
+    assert config.meta_rm is None
     assert SPCTConfig.load() == config
 
 
@@ -68,6 +78,8 @@ def test_a_whole_file_is_read(file):
     assert isinstance(config.engine, OpenAIConfig)
     assert config.engine.url == ("http://localhost:8000/v1",)
     assert config.engine.revision == "3"
+    assert isinstance(config.meta_rm, ClassifyConfig)
+    assert config.meta_rm.url == ("http://localhost:8001",)
     assert (config.template.name, config.template.nonce) == ("single", False)
     assert (config.vote.k, config.vote.stop, config.vote.deadline_s) == (16, "settled", 30.0)
     assert [type(entry).__name__ for entry in config.reward.rewards] == ["GrmReward", "RuleReward"]
@@ -177,6 +189,21 @@ BAD_FILES = {
         "engine: url: expected http://host:port/v1, found 'localhost:8000'",
     ),
     "engine with an unknown key": ("engine: {kind: replay, path: a, k: 1}", "engine: k: unknown"),
+    "unknown meta RM": (
+        "meta_rm: {kind: magic}",
+        r"meta_rm: expected kind: one of \['classify', 'transformers'\], found 'magic'",
+    ),
+    "meta RM as text": ("meta_rm: tiny", "meta_rm: expected a section"),
+    "meta RM without url": ("meta_rm: {kind: classify, model: m}", "meta_rm: url: required"),
+    "meta RM with an unknown key": ("meta_rm: {context: 5}", "meta_rm: context: unknown"),
+    "meta RM's template": (
+        "meta_rm: {template: nowhere.jinja}",
+        r"meta_rm\.template: expected one of .* found 'nowhere\.jinja'",
+    ),
+    "a meta RM and decided": (
+        "meta_rm: {}\nvote: {stop: decided}",
+        "vote.stop: 'decided' cannot be used with a meta RM",
+    ),
     "unknown column": ("trl: {columns: {solution: a}}", "trl.columns: expected the keys"),
     "plugins as text": ("plugins: a.py", "plugins: expected a list of Python files, found 'a.py'"),
     "plugin as number": ("plugins: [5]", "plugins: expected a list of Python files"),
@@ -218,6 +245,32 @@ def test_every_engine_of_the_package_is_known_and_has_a_template(file):
     assert TransformersConfig(model="some/hub-id").native_template == "default"
     assert SPCTConfig.load(file(FULL)).engine.native_template == "default"
     assert ReplayConfig(path=Path("a")).native_template == "default"
+
+
+def test_the_meta_rm_may_be_left_out_or_named_by_kind(file):
+    assert SPCTConfig.load(file("meta_rm:")).meta_rm is None
+    assert SPCTConfig.load(file("meta_rm: {}")).meta_rm == TransformersMetaConfig()
+    assert SPCTConfig.load(overrides=["meta_rm.model=some/hub-id"]).meta_rm.model == "some/hub-id"
+    tiny, other = TransformersMetaConfig(), TransformersMetaConfig(model="some/hub-id")
+    assert (tiny.native_template, other.native_template) == ("tiny", "meta")
+    with pytest.raises(NotImplementedError, match="'mute'"):
+        MetaRMConfig(kind="mute").build(load_template("meta"))
+
+
+def test_the_meta_rms_template_may_be_a_plugins_or_a_file(tmp_path):
+    registry = load_plugins()
+    registry.templates["mine"] = load_template("single")
+    path = tmp_path / "mine.jinja"
+    path.write_text("{{ responses }}", encoding="utf-8")
+
+    def name(**meta_rm):
+        return SPCTConfig.model_validate({"meta_rm": meta_rm}).meta_template(registry).name
+
+    assert name() == "tiny"
+    assert name(model="a/b") == "meta"
+    assert name(template="mine") == "single"
+    assert name(template=str(path)) == str(path)
+    assert SPCTConfig().meta_template(registry) is None
 
 
 def test_an_engine_may_be_given_as_an_object():
@@ -309,6 +362,26 @@ def test_the_digest_does_not_depend_on_where_the_judge_runs():
     assert len(digests) == 1
 
 
+def test_the_digest_without_a_meta_rm_is_that_of_versions_that_had_none():
+    data = SPCTConfig().model_dump(mode="json", exclude={"store", "trl", "plugins", "meta_rm"})
+    for key in ("device", "batch_size"):
+        del data["engine"][key]
+    del data["reward"]["breaker"]
+    old = hashlib.sha256(json.dumps([data, ""], sort_keys=True).encode()).hexdigest()[:8]
+    assert SPCTConfig().digest() == old
+
+
+def test_the_digest_knows_the_meta_rm_but_not_where_it_runs():
+    def digest(**meta_rm):
+        return SPCTConfig.model_validate({"meta_rm": meta_rm}).digest()
+
+    assert digest(model="a") != digest(model="b")
+    assert digest() != SPCTConfig().digest()
+    assert digest(device="cpu", batch_size=1) == digest()
+    server = {"kind": "classify", "model": "m"}
+    assert digest(**server, url="http://a") == digest(**server, url="http://b", retries=1)
+
+
 def test_what_is_printed_can_be_read_again(file, tmp_path):
     config = SPCTConfig.load(file(FULL))
     again = tmp_path / "again.yaml"
@@ -370,21 +443,27 @@ def sections(model=SPCTConfig):
             yield from sections(kind)
 
 
+def kinds():
+    registry = load_plugins()
+    return [*registry.engines.values(), *registry.meta_rms.values()]
+
+
 def test_every_key_is_described():
-    for model in (*sections(), *load_plugins().engines.values()):
+    for model in (*sections(), *kinds()):
         assert model.__doc__
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"
-        assert issubclass(model, Section | EngineConfig)
+        assert issubclass(model, Section | EngineConfig | MetaRMConfig)
 
 
 def test_the_reference_names_every_key_of_every_section():
     page = reference()
-    for model in (*sections(), *load_plugins().engines.values()):
+    for model in (*sections(), *kinds()):
         for name, field in model.model_fields.items():
             if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
                 assert f"| `{name}` |" in page, name
     assert "## engine, kind: openai" in page
+    assert "## meta_rm, kind: classify" in page
     assert "## reward.rewards, a rule" in page
     assert "| `url` | list of text | required |" in page
     assert "`never` or `settled` or `decided`" in page
@@ -396,3 +475,7 @@ def test_the_schema_describes_all_engines_and_is_json():
     assert {"plugins", "engine", "vote", "reward"} <= set(document["properties"])
     kinds = [engine["properties"]["kind"] for engine in document["properties"]["engine"]["anyOf"]]
     assert {kind["const"] for kind in kinds} == {"transformers", "openai", "replay"}
+    choices = document["properties"]["meta_rm"]["anyOf"]
+    named = {choice["properties"]["kind"]["const"] for choice in choices if "properties" in choice}
+    assert named == {"transformers", "classify"}
+    assert {"type": "null"} in choices

@@ -39,9 +39,13 @@ spct_plugin.SPCTConfig.load(overrides=["engine={kind: openai, url: 'http://x/v1'
 from spct_plugin.testing import ScriptedEngine
 spct_plugin.RewardModel(engine=ScriptedEngine([]))
 """
+META_RM = """
+import spct_plugin
+spct_plugin.SPCTConfig.load(overrides=["meta_rm={kind: transformers, model: some/hub-id}"])
+"""
 
 
-@pytest.mark.parametrize("code", ["import spct_plugin", HELP, CONFIGURE])
+@pytest.mark.parametrize("code", ["import spct_plugin", HELP, CONFIGURE, META_RM])
 def test_nothing_heavy_is_imported(code):
     imported = {name.partition(".")[0] for name in modules_after(code)}
     assert not imported.intersection(HEAVY)

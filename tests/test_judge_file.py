@@ -38,7 +38,7 @@ def model(script=None, **sections):
 
 
 def run(model, source, target, advance=lambda row: None):
-    return asyncio.run(judge_file(model, source, target, advance))
+    return asyncio.run(judge_file(model, source, target, lambda row, _: advance(row)))
 
 
 def rows(target):
@@ -193,7 +193,7 @@ def test_rows_are_written_as_soon_as_they_are_judged(source, target):
             return [by_content(said)(request)] * len(request.votes)
 
         judge = reward_model(Engine(score), vote={"k": 1})
-        await judge_file(judge, source, target, lambda row: written.append(len(rows(target))))
+        await judge_file(judge, source, target, lambda row, _: written.append(len(rows(target))))
 
     asyncio.run(judge())
     assert written == [1, 2, 3, 4, 5]
@@ -230,7 +230,7 @@ def test_two_runs_cannot_write_one_file(source, target):
 
 async def _judge_twice(judge, source, target):
     await asyncio.gather(
-        *(judge_file(judge, source, target, lambda row: None) for _ in range(2)),
+        *(judge_file(judge, source, target, lambda row, _: None) for _ in range(2)),
     )
 
 

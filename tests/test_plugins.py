@@ -69,7 +69,8 @@ def test_the_package_registers_itself_through_its_own_hooks():
     assert (builtin.name, builtin.source, builtin.error) == ("builtin", "spct-plugin", "")
     assert set(builtin.hooks) <= set(HOOKS)
     assert set(registry.engines) == {"transformers", "openai", "replay"}
-    assert set(registry.templates) == {"default", "single", "tiny"}
+    assert set(registry.meta_rms) == {"transformers", "classify"}
+    assert set(registry.templates) == {"default", "single", "tiny", "meta"}
     assert set(registry.votes) == {"mean"}
     assert "helpsteer2" in registry.sources
     assert registry.commands == {}
@@ -247,6 +248,20 @@ def test_the_example_plugin_works_as_a_local_file():
     assert model.version.startswith("keyword:please|lines|")
     [group] = model.score_sync([parse_task(TASK).task])
     assert group.rewards == (1, 10, 1)
+
+
+def test_the_examples_meta_rm_chooses_the_votes():
+    config = SPCTConfig.load(
+        overrides=[
+            f"plugins=[{EXAMPLE / 'spct_example.py'}]",
+            "engine={kind: keyword, word: please}",
+            "meta_rm={kind: short}",
+            "vote.k=4",
+        ]
+    )
+    [group] = RewardModel(config).score_sync([parse_task(TASK).task], keep_judgements=True)
+    assert {judgement.meta_score for judgement in group.judgements} == {-24.0}
+    assert group.votes == (2, 2, 2)
 
 
 def run(site, *arguments, **environment):

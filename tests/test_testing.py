@@ -1,13 +1,19 @@
 """The checks for plugin authors: built-ins and the example pass, faults are found."""
 
 import pytest
-from judging_helpers import EXAMPLE
+from judging_helpers import EXAMPLE, MetaRM
 
 from spct_plugin.engines import Choice
 from spct_plugin.parsing import ParsedJudgement
 from spct_plugin.plugins import load_plugins
 from spct_plugin.templates import load_template
-from spct_plugin.testing import ScriptedEngine, check_engine, check_template, check_vote
+from spct_plugin.testing import (
+    ScriptedEngine,
+    check_engine,
+    check_meta_rm,
+    check_template,
+    check_vote,
+)
 from spct_plugin.voting import Tally
 
 REGISTRY = load_plugins([EXAMPLE / "spct_example.py"])
@@ -43,6 +49,45 @@ class Nameless(ScriptedEngine):
 async def test_a_faulty_engine_is_found(engine):
     with pytest.raises(AssertionError, match="expected"):
         await check_engine(engine)
+
+
+async def test_the_examples_meta_rm_passes():
+    template = REGISTRY.templates["meta"]
+    await check_meta_rm(REGISTRY.meta_rms["short"](kind="short").build(template))
+
+
+class Anonymous(MetaRM):
+    identity = ""
+
+
+class Hasty(MetaRM):
+    async def score(self, task, judgements):
+        return [1.0] * min(2, len(judgements))
+
+
+class ByPlace(MetaRM):
+    async def score(self, task, judgements):
+        return [float(place) for place in range(len(judgements))]
+
+
+class Moody(MetaRM):
+    async def score(self, task, judgements):
+        return [None, *[1.0] * (len(judgements) - 1)] if judgements else []
+
+
+@pytest.mark.parametrize(
+    ("meta_rm", "message"),
+    [
+        (Anonymous(len), "expected an identity"),
+        (Hasty(len), "expected one score or None for each of 3"),
+        (ByPlace(len), "in another order"),
+        (Moody(len), "again"),
+        (MetaRM(lambda judgement: float("nan")), "expected a number or None"),
+    ],
+)
+async def test_a_faulty_meta_rm_is_found(meta_rm, message):
+    with pytest.raises(AssertionError, match=message):
+        await check_meta_rm(meta_rm)
 
 
 class Inventive:

@@ -1,10 +1,11 @@
 """Cold start: a tiny GRM learns from nothing to judge, from a teacher that is often right.
 
-    python cold_start.py --out /tmp/grm            # about a quarter of an hour on 2 cores
+    python cold_start.py --out /tmp/grm            # 20 to 40 minutes on a CPU
     python cold_start.py --out /tmp/grm --steps 2  # does it run?
 
 First only checks by given criteria, then faultless judgements, then the noisy teacher, whose share
-of sloppy judgements the model keeps: what rejective fine-tuning and RL have to improve on.
+of sloppy judgements the model keeps: what rejective fine-tuning and RL have to improve on. Some
+prompts of the last part end with the answer, so that the model can be asked with a hint.
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ from spct_plugin.templates import load_template
 from spct_plugin.tiny.model import build_model, build_tokenizer
 from spct_plugin.tiny.teacher import FAULTLESS, Teacher, judge_task, make_drill
 from spct_plugin.tiny.world import make_task
+from spct_plugin.training.hints import hint_line
+from spct_plugin.training.outcome import outcome_reward
 
 BATCH = 32
 TEMPLATE = load_template("tiny")
 CHECKS_UNTIL, FAULTLESS_UNTIL = 0.3, 0.5
 """Shares of the run: checks alone, then with faultless judgements, then with the noisy teacher."""
+HINTED = 0.15
+"""Share of the noisy teacher's rows that end with the answer; chosen by us."""
 
 
 def texts(rng: Random, count: int) -> Iterator[str]:
     """Write what the tokenizer should know."""
     for number in range(count):
         yield "\n".join(judge_row(rng, Teacher(), 1 + number % 4))
+        yield "\n".join(hinted_row(rng, Teacher(), 2 + number % 3))
 
 
 def judge_row(rng: Random, teacher: Teacher, n: int) -> tuple[str, str]:
@@ -39,6 +45,18 @@ def judge_row(rng: Random, teacher: Teacher, n: int) -> tuple[str, str]:
     task, _ = make_task(rng, n)
     order = rng.sample(range(n), n)
     return TEMPLATE.render(task, order), judge_task(rng, teacher, task, order)
+
+
+def hinted_row(rng: Random, teacher: Teacher, n: int) -> tuple[str, str]:
+    """Write a prompt that ends with the answer, and a judgement that mostly comes to it."""
+    task, label = make_task(rng, n)
+    order = rng.sample(range(n), n)
+    for _ in range(4):
+        judgement = judge_task(rng, teacher, task, order)
+        parsed = TEMPLATE.parse(judgement, n, "stop")
+        if outcome_reward(parsed.scores, order.index(label)) > 0:
+            break
+    return TEMPLATE.render(task, order) + hint_line(order, label), judgement
 
 
 def drill_row(rng: Random, n: int) -> tuple[str, str]:
@@ -57,6 +75,8 @@ def curriculum(rng: Random, steps: int) -> Iterator[dict[str, Any]]:
         for _ in range(BATCH):
             if rng.random() < drill_share:
                 yield row(*drill_row(rng, n))
+            elif n > 1 and done >= FAULTLESS_UNTIL and rng.random() < HINTED:
+                yield row(*hinted_row(rng, teacher, n))
             else:
                 yield row(*judge_row(rng, teacher, n))
 
@@ -66,15 +86,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--steps", type=int, default=1500, help="optimizer steps")
+    parser.add_argument("--seed", type=int, default=0, help="of texts, weights and order")
     options = parser.parse_args()
-    tokenizer = build_tokenizer(texts(Random(1), 2000))
-    model = build_model(tokenizer)
-    log = finetune(
-        model,
-        tokenizer,
-        list(curriculum(Random(2), options.steps)),
-        batch=BATCH,
-    )
+    tokenizer = build_tokenizer(texts(Random(f"tokenizer {options.seed}"), 1000))
+    model = build_model(tokenizer, options.seed)
+    rows = list(curriculum(Random(f"cold start {options.seed}"), options.steps))
+    log = finetune(model, tokenizer, rows, batch=BATCH)
     save(options.out, model, tokenizer, log)
 
 

@@ -7,7 +7,20 @@ import sys
 
 import typer
 
-from spct_plugin.cli import config, data, demo, judge, plugins, report, tiny
+from spct_plugin.cli import (
+    config,
+    data,
+    demo,
+    judge,
+    plugins,
+    recipes,
+    reject,
+    report,
+    sample,
+    tiny,
+    train,
+)
+from spct_plugin.cli.eval import evaluate_judge
 from spct_plugin.errors import ConfigError, PluginError, SPCTError
 from spct_plugin.plugins import load_plugins
 
@@ -21,10 +34,17 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("data")(data.data)
 app.command("judge")(judge.judge)
+app.command("sample")(sample.sample)
+app.command("reject")(reject.reject)
+app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    train.train
+)
+app.command("eval")(evaluate_judge)
 app.command("config")(config.config)
 app.command("plugins")(plugins.plugins)
 app.command("report")(report.report)
 app.add_typer(tiny.tiny, name="tiny")
+app.add_typer(recipes.recipes, name="recipes")
 
 
 _OWN = {*(c.name for c in app.registered_commands), *(g.name for g in app.registered_groups)}

@@ -6,16 +6,15 @@ Rows are streamed; only ids and the words of benchmark prompts are held in memor
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from spct_plugin.data.files import read_rows
+from spct_plugin.data.files import draft, read_rows
 from spct_plugin.data.filters import duplicate, grams, in_validation, leaked, task_row, words_of
 from spct_plugin.data.rows import BadRow, read_tasks
 from spct_plugin.data.sources import Row, Skip, Source
@@ -80,10 +79,10 @@ def build(plan: Plan, advance: Callable[[BadRow | None], None]) -> Counts:
     counts = Counts()
     seen: dict[str, int] = {}
     with ExitStack() as stack:
-        train = stack.enter_context(_draft(plan.target))
+        train = stack.enter_context(draft(plan.target))
         files = {plan.target: train}
         if plan.validation_file:
-            files[plan.validation_file] = stack.enter_context(_draft(plan.validation_file))
+            files[plan.validation_file] = stack.enter_context(draft(plan.validation_file))
         counts.written = {str(path): 0 for path in files}
         for task in convert(plan, counts, advance):
             reason = duplicate(seen, task) or leaked(task["prompt"], leaks)
@@ -178,20 +177,3 @@ def _rows(
     for _, together in groupby(good(), key=lambda found: found[1].get(column)):
         members = list(together)
         yield members[0][0], len(members), {"rows": [row for _, row in members]}
-
-
-@contextmanager
-def _draft(path: Path) -> Generator[TextIO]:
-    """Write beside the file, and put it in its place when all went well."""
-    if path.is_dir():
-        raise TaskError(f"cannot write {str(path)!r}: is a folder")
-    draft = path.with_name(path.name + ".part")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            try:
-                yield file
-                os.replace(draft, path)
-            finally:
-                draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise TaskError(f"cannot write {str(path)!r}: {error.strerror}") from None

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from spct_plugin.data.rows import BadRow, line_problem
 from spct_plugin.errors import TaskError
@@ -21,6 +23,23 @@ from spct_plugin.types import is_list, is_mapping
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w./-]+)?")
 EXTRA = "install spct-plugin[trl], which brings it"
+
+
+@contextmanager
+def draft(path: Path) -> Generator[TextIO]:
+    """Write beside the file, and put it in its place when all went well."""
+    if path.is_dir():
+        raise TaskError(f"cannot write {str(path)!r}: is a folder")
+    draft = path.with_name(path.name + ".part")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            try:
+                yield file
+                os.replace(draft, path)
+            finally:
+                draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise TaskError(f"cannot write {str(path)!r}: {error.strerror}") from None
 
 
 def read_rows(path: str, split: str = "train") -> Iterator[tuple[int, dict[str, Any]] | BadRow]:

@@ -35,6 +35,7 @@ class Summary:
         failures: Failed judgements of this run by kind.
         details: What the first failure of each kind said.
         judgements: Judgements of this run.
+        tokens: Tokens the judge wrote in this run.
     """
 
     rows: int = 0
@@ -45,20 +46,27 @@ class Summary:
     failures: Counter[Failure] = field(default_factory=Counter[Failure])
     details: dict[Failure, str] = field(default_factory=dict[Failure, str])
     judgements: int = 0
+    tokens: int = 0
 
 
 async def judge_file(
-    model: RewardModel, source: Path, target: Path, advance: Callable[[BadRow | TaskRow], None]
+    model: RewardModel,
+    source: Path,
+    target: Path,
+    advance: Callable[[BadRow | TaskRow, Summary], None],
+    mark: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Judge every task of `source` and append its rewards to `target`, in order.
 
     Rows that `target` already holds are not judged again, unless infrastructure failed them.
+    A row of `target` is what `reward_record` lays out, with the task and its label.
 
     Args:
         model: The judge.
         source: Tasks, one per line.
         target: Rewards, one per line; may be the unfinished work of an earlier run.
-        advance: Called for every line that is done with.
+        advance: Called for every line that is done with, and with the counts so far.
+        mark: Written into every row.
 
     Raises:
         TaskError: `source` cannot be read, or `target` was written with another configuration, for
@@ -74,11 +82,11 @@ async def judge_file(
         for row in read_tasks(source):
             if isinstance(row, BadRow):
                 summary.bad.append(row)
-                advance(row)
+                advance(row, summary)
             elif row.id in done:
                 _check_same(row, model.task_digest(row.task), done[row.id])
                 summary.resumed += 1
-                advance(row)
+                advance(row, summary)
             else:
                 waiting.append(row)
                 yield row.task
@@ -87,10 +95,10 @@ async def judge_file(
         done |= finished
         async for reward in model.stream(fresh(), keep_judgements=True):
             row = waiting.pop(0)
-            file.write(json.dumps(_record(row, reward)) + "\n")
+            file.write(json.dumps(_record(row, reward) | dict(mark or {})) + "\n")
             file.flush()
             _count(summary, reward)
-            advance(row)
+            advance(row, summary)
     return summary
 
 
@@ -115,7 +123,7 @@ def count_lines(path: Path) -> int:
 
 
 def _record(row: TaskRow, reward: GroupReward) -> dict[str, Any]:
-    record = {"id": row.id, **reward_record(reward, reward.judgements or ())}
+    record = {"id": row.id, **reward_record(reward, reward.judgements or ()), **row.task.as_dict()}
     return record if row.label is None else {**record, "label": row.label}
 
 
@@ -123,6 +131,7 @@ def _count(summary: Summary, reward: GroupReward) -> None:
     summary.rows += 1
     summary.judgements += len(reward.judgements or ())
     summary.failures.update(reward.failures)
+    summary.tokens += reward.tokens
     summary.unrewarded += sum(value is None for value in reward.rewards)
     summary.lost += _is_lost(reward.failures)
     for judgement in reward.judgements or ():

@@ -13,7 +13,8 @@ from pathlib import Path
 from spct_plugin.errors import TaskError
 from spct_plugin.types import JudgeTask, is_mapping
 
-KNOWN_KEYS = {"id", "prompt", "completions", "reference", "principles", "label"}
+SHOWN_KEYS = {"id", "prompt", "completions", "reference", "principles"}
+KNOWN_KEYS = SHOWN_KEYS | {"label"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class TaskRow:
 
     Attributes:
         id: Its name, unique in the file.
-        task: What to judge; keys of the row that are not ours are its metadata.
+        task: What to judge; label and keys of the row that are not ours are its metadata.
         label: Index of the best completion, or 0/1 for one alone; never shown to a judge.
     """
 
@@ -80,7 +81,7 @@ def parse_task(row: object) -> TaskRow:
         row["completions"],
         reference=row.get("reference"),
         principles=row.get("principles") or (),
-        metadata={key: value for key, value in row.items() if key not in KNOWN_KEYS},
+        metadata={key: value for key, value in row.items() if key not in SHOWN_KEYS},
     )
     return TaskRow(_id(row["id"]), task, _label(row.get("label"), len(task.completions)))
 

@@ -1,4 +1,4 @@
-"""The engines that ship with the package: their configuration, and their registration as a plugin.
+"""The engines and meta RMs that ship with the package: what their configuration sections hold.
 
 Only names and checks live here; the engines themselves are imported when they are built, so that
 reading a configuration needs neither torch nor an HTTP client.
@@ -9,68 +9,48 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from spct_plugin.engines import Engine, EngineConfig
 from spct_plugin.errors import ConfigError
+from spct_plugin.meta_rm import MetaRM, MetaRMConfig
+from spct_plugin.templates import Template
 
 
-class TransformersConfig(EngineConfig):
-    """A model loaded into this process by transformers."""
+class CheckpointConfig(BaseModel):
+    """What every model loaded into this process needs to be told."""
 
-    kind: Literal["transformers"] = "transformers"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """This engine."""
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
     model: str = "tiny"
-    """A folder, a hub id, or "tiny": the bundled GRM, a toy judge of a toy world."""
+    """A folder, a hub id, or "tiny": the bundled one, a toy for a toy world."""
     revision: str | None = None
-    """Revision of a hub model; part of every vote's key."""
+    """Revision of a hub model; votes and scores kept of another one are not used."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights' type; auto = what the checkpoint says, float32 for "tiny"."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:1"; auto = the first GPU when there is one."""
-    batch_size: int = Field(default=256, ge=1)
-    """Answers generated at once. 256: chosen by us; more gains little on 2 cores."""
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint."""
-
-    @property
-    def native_template(self) -> str:
-        """The tiny GRM reads only the template it was trained on."""
-        return "tiny" if self.model == "tiny" else "default"
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where it runs, and how much of it at once."""
         return ("device", "batch_size")
 
-    def build(self) -> Engine:
-        """Make the engine; the weights are loaded by its first request.
 
-        Raises:
-            ConfigError: torch and transformers are not installed, or the model cannot be loaded.
-        """
-        try:
-            from spct_plugin.engines.transformers import TransformersEngine
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"engine.kind: 'transformers' needs {error.name}, which is not installed; run: "
-                "pip install 'spct-plugin[trl]', or set engine.kind: openai"
-            ) from None
+class ServerConfig(BaseModel):
+    """What every server that is asked over HTTP needs to be told."""
 
-        return TransformersEngine(self)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-
-class OpenAIConfig(EngineConfig):
-    """Any server that speaks OpenAI's /v1/chat/completions: vLLM, SGLang, a hosted one."""
-
-    kind: Literal["openai"] = "openai"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """This engine."""
     url: tuple[str, ...] = Field(min_length=1)
     """Base address(es) ending in /v1; a request goes to the one with the fewest in flight."""
     model: str
     """Model name the server knows."""
     revision: str | None = None
-    """Which weights stand behind the name; change it with them, or old votes are replayed."""
+    """Which weights stand behind the name; change it with them, or old votes and scores are used
+    again."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; no file ever holds the key itself."""
     max_in_flight: int = Field(default=512, ge=1)
@@ -83,10 +63,6 @@ class OpenAIConfig(EngineConfig):
     retries: int = Field(default=5, ge=0)
     """Tries after the first, on connection errors, 408, 429 and 5xx only. Chosen by us: with
     back-off this bridges about 30 s of outage, one server restart behind a proxy."""
-    context: int | None = Field(default=None, ge=1)
-    """Tokens of prompt + answer the model can hold; None = leave it to the server to refuse."""
-    extra_body: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """More keys for every request's JSON body, such as chat_template_kwargs."""
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -109,6 +85,44 @@ class OpenAIConfig(EngineConfig):
                 raise ValueError(f"expected http://host:port/v1, found {url!r}")
         return tuple(url.rstrip("/") for url in value)
 
+
+class TransformersConfig(CheckpointConfig, EngineConfig):
+    """A model loaded into this process by transformers."""
+
+    kind: Literal["transformers"] = "transformers"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """This engine."""
+    batch_size: int = Field(default=256, ge=1)
+    """Answers generated at once. 256: chosen by us; more gains little on 2 cores."""
+
+    @property
+    def native_template(self) -> str:
+        """The tiny GRM reads only the template it was trained on."""
+        return "tiny" if self.model == "tiny" else "default"
+
+    def build(self) -> Engine:
+        """Make the engine; the weights are loaded by its first request.
+
+        Raises:
+            ConfigError: torch and transformers are not installed, or the model cannot be loaded.
+        """
+        try:
+            from spct_plugin.engines.transformers import TransformersEngine
+        except ModuleNotFoundError as error:
+            raise _not_installed(error, "engine", "openai") from None
+
+        return TransformersEngine(self)
+
+
+class OpenAIConfig(ServerConfig, EngineConfig):
+    """Any server that speaks OpenAI's /v1/chat/completions: vLLM, SGLang, a hosted one."""
+
+    kind: Literal["openai"] = "openai"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """This engine."""
+    context: int | None = Field(default=None, ge=1)
+    """Tokens of prompt + answer the model can hold; None = leave it to the server to refuse."""
+    extra_body: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """More keys for every request's JSON body, such as chat_template_kwargs."""
+
     def build(self) -> Engine:
         """Make the engine; connections are opened by the first request."""
         from spct_plugin.engines.openai import OpenAIEngine
@@ -129,3 +143,61 @@ class ReplayConfig(EngineConfig):
         from spct_plugin.engines.replay import ReplayEngine
 
         return ReplayEngine(self.path)
+
+
+class TransformersMetaConfig(CheckpointConfig, MetaRMConfig):
+    """A classifier with one label, loaded into this process by transformers."""
+
+    kind: Literal["transformers"] = "transformers"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """This meta RM."""
+    batch_size: int = Field(default=32, ge=1)
+    """Judgements scored at once. 32: chosen by us; each is a whole prompt, and 32 of 2,000 tokens
+    keep a GPU busy."""
+
+    @property
+    def native_template(self) -> str:
+        """The tiny meta RM reads what the tiny GRM read."""
+        return "tiny" if self.model == "tiny" else "meta"
+
+    def build(self, template: Template) -> MetaRM:
+        """Make the meta RM; the weights are loaded by its first request.
+
+        Raises:
+            ConfigError: torch and transformers are not installed, or the model cannot be used.
+        """
+        try:
+            from spct_plugin.engines.meta_transformers import TransformersMetaRM
+        except ModuleNotFoundError as error:
+            raise _not_installed(error, "meta_rm", "classify") from None
+
+        return TransformersMetaRM(self, template)
+
+
+class ClassifyConfig(ServerConfig, MetaRMConfig):
+    """A vLLM server that runs a classifier with one label: `vllm serve MODEL --runner pooling`."""
+
+    kind: Literal["classify"] = "classify"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """This meta RM."""
+    url: tuple[str, ...] = Field(min_length=1)
+    """Base address(es), with or without /v1 (vLLM serves /classify beside it); a request goes to
+    the one with the fewest in flight."""
+    request_timeout_s: float = Field(default=120.0, gt=0)
+    """Longest time for one try. Chosen by us: a score is one forward pass, the rest is queueing."""
+
+    @field_validator("url")
+    @classmethod
+    def _beside_v1(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(url.removesuffix("/v1") for url in value)
+
+    def build(self, template: Template) -> MetaRM:
+        """Make the meta RM; connections are opened by the first request."""
+        from spct_plugin.engines.classify import ClassifyMetaRM
+
+        return ClassifyMetaRM(self, template)
+
+
+def _not_installed(error: ModuleNotFoundError, section: str, other: str) -> ConfigError:
+    return ConfigError(
+        f"{section}.kind: 'transformers' needs {error.name}, which is not installed; run: "
+        f"pip install 'spct-plugin[trl]', or set {section}.kind: {other}"
+    )

@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from spct_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class Series:
     ys: Sequence[float]
 
 
-def line_chart(series: Sequence[Series]) -> str:
-    """Draw curves over training steps; give the `<svg>` element.
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty figure of so many inches, without a window system.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -34,7 +38,16 @@ def line_chart(series: Sequence[Series]) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError("a report needs matplotlib: pip install 'spct-plugin[report]'") from None
-    figure = Figure(figsize=(7.5, 2.6), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def line_chart(series: Sequence[Series]) -> str:
+    """Draw curves over training steps; give the `<svg>` element.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    figure = new_figure(7.5, 2.6)
     axes = figure.subplots()
     for curve in series:
         axes.plot(curve.xs, curve.ys, label=curve.name, marker="." if len(curve.xs) < 80 else "")

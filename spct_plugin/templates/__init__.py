@@ -10,7 +10,7 @@ heading, a score box or a chat control token either.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,12 @@ BUNDLED: dict[str, tuple[tuple[int, int], int | None]] = {
     "default": ((1, 10), None),
     "single": ((0, 1), 1),
     "tiny": ((1, 10), None),
+    "meta": ((1, 10), None),
 }
-"""Bundled templates: their scale, and the most responses they show at once."""
+"""Bundled templates: their scale, and the most responses they show at once.
+
+"meta" asks for no judgement: a meta RM reads it before the judgement that it scores.
+"""
 
 
 class Template(Protocol):
@@ -115,13 +119,17 @@ class JinjaTemplate:
 # A hit gets a space after its first character: people and judges can still read it, no tokenizer
 # maps it to a control token, and the parser does not take it for a box. Only the first character is
 # consumed, so that a box inside a control token is found as well.
-_STRUCTURE = re.compile(
+_TURNS = (
     r"<(?=[|｜][^<>\s]{1,64}>|[^<>\s|｜]{1,64}[|｜]>"
-    r"|/?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|start_of_image|image|sop|eop"
-    r"|end_of_utterance|tool_call|tool_response)>"
+    r"|/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|start_of_image|image|sop|eop"
+    r"|end_of_utterance)>"
     r"|</?SYS>>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|MASK|sMASK)\]"
-    r"|The (?:Begin|End) of [A-Z])"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|MASK|sMASK)\])"
+)
+_CONTROL = re.compile(_TURNS, re.IGNORECASE)
+_STRUCTURE = re.compile(
+    _TURNS + r"|<(?=/?(?:think|tool_call|tool_response)>)"
+    r"|\[(?=The (?:Begin|End) of [A-Z])"
     r"|#(?=### ?(?:Evaluation Criteria|Conversation Context|Reference Response|Specific Criteria"
     r"|Responses to be Scored|Output Format Requirements))"
     r"|\\(?=boxed\{)",
@@ -136,11 +144,36 @@ def neutralise(text: str) -> str:
     `<|im_start|>` becomes `< |im_start|>`, `\boxed{9}` becomes `\ boxed{9}`. One pass: nothing that
     was inserted is looked at again. Lone surrogates become U+FFFD, as no engine can encode them.
     """
-    return _STRUCTURE.sub(r"\g<0> ", _SURROGATES.sub("\ufffd", text))
+    return _STRUCTURE.sub(r"\g<0> ", encodable(text))
+
+
+def break_control(text: str) -> str:
+    """Break only chat control tokens, for a text by a judge that goes to an unknown tokenizer."""
+    return _CONTROL.sub(r"\g<0> ", text)
+
+
+def encodable(text: str) -> str:
+    """Replace lone surrogates by U+FFFD, as no engine can encode them."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Match any of a tokenizer's special tokens that could be spelt inside a text."""
+    spelt = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, spelt)) or r"(?!)")
+
+
+def break_tokens(text: str, tokens: re.Pattern[str]) -> str:
+    """Put a space into every special token that a text spells; people can still read it."""
+    return tokens.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 
 def load_template(
-    name: str, scale: tuple[int, int] | None = None, max_responses: int | None = None
+    name: str,
+    scale: tuple[int, int] | None = None,
+    max_responses: int | None = None,
+    *,
+    key: str = "template.name",
 ) -> JinjaTemplate:
     """Load a bundled template by its name, or a file by its path.
 
@@ -148,6 +181,7 @@ def load_template(
         name: A name in `BUNDLED`, or a path.
         scale: Lowest and highest score; None = the bundled template's own, 1..10 for a file.
         max_responses: The most responses it can show at once; None = the template's own.
+        key: The key of the configuration that names it, for messages.
 
     Raises:
         ConfigError: No such template, or its syntax is wrong.
@@ -159,7 +193,7 @@ def load_template(
         source = _environment().from_string(wording)
     except OSError as error:
         raise ConfigError(
-            f"template.name: expected one of {sorted(BUNDLED)}, a plugin's template or a readable "
+            f"{key}: expected one of {sorted(BUNDLED)}, a plugin's template or a readable "
             f"file, found {name!r} ({error.strerror})"
         ) from None
     except UnicodeDecodeError:

@@ -9,7 +9,10 @@ does that job (the paper, section 3.2).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+from spct_plugin.parsing import ParsedJudgement
 
 RIGHT, WRONG = 1.0, -1.0
 
@@ -44,3 +47,37 @@ def outcome_reward(scores: Sequence[int] | None, label: int) -> float:
         +1 or -1.
     """
     return RIGHT if scores is not None and is_correct(scores, label) else WRONG
+
+
+def outcome_metrics(
+    judgements: Sequence[ParsedJudgement], labels: Sequence[int]
+) -> dict[str, float]:
+    """Describe the judgements of one step of the RL stage.
+
+    Args:
+        judgements: As read; scores in the order shown.
+        labels: As in `is_correct`, in the order shown.
+
+    Returns:
+        accuracy: right ones, as a share of all. parse_rate: those with scores. ties: of those on
+        two or more completions, the share whose best score is shared. first_wins: of those with one
+        winner, the share in which the completion shown first wins, minus the share in which it is
+        the best; 0 without position bias. principles: number stated. critique_length: characters.
+        NaN where there is nothing to take a mean of.
+    """
+    read = [(j.scores, label) for j, label in zip(judgements, labels, strict=True) if j.scores]
+    several = [(scores, label) for scores, label in read if len(scores) > 1]
+    decided = [(s, label) for s, label in several if s.count(max(s)) == 1]
+    return {
+        "accuracy": sum(is_correct(scores, label) for scores, label in read)
+        / max(1, len(judgements)),
+        "parse_rate": len(read) / max(1, len(judgements)),
+        "ties": 1 - len(decided) / len(several) if several else math.nan,
+        "first_wins": _mean([(s[0] == max(s)) - (label == 0) for s, label in decided]),
+        "principles": _mean([len(judgement.principles) for judgement in judgements]),
+        "critique_length": _mean([len(judgement.critique) for judgement in judgements]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+N_RFT = 3
+"""Judgements sampled per task (the paper, App. C)."""
+
 Reason = Literal["too_easy", "never_right", "no_samples"]
 
 

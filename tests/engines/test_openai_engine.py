@@ -8,9 +8,9 @@ from email.utils import formatdate
 import pytest
 
 from spct_plugin import ConfigError, EngineError
-from spct_plugin.engines import Request, Sampling
-from spct_plugin.engines import openai as openai_engine
+from spct_plugin.engines import Request, Sampling, http
 from spct_plugin.engines.builtin import OpenAIConfig
+from spct_plugin.engines.openai import OpenAIEngine
 from spct_plugin.testing import FakeServer, Reply
 
 
@@ -21,13 +21,13 @@ def request(votes=(0,), **changes):
 
 def engine_for(*servers, **options):
     urls = tuple(server if isinstance(server, str) else server.url for server in servers)
-    return openai_engine.OpenAIEngine(OpenAIConfig(url=urls, model="grm", **options))
+    return OpenAIEngine(OpenAIConfig(url=urls, model="grm", **options))
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     """Keep the shape of the back-off and shrink its seconds."""
-    monkeypatch.setattr(openai_engine, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(http, "FIRST_WAIT_S", 0.01)
 
 
 async def ask(reply, votes=(0,), **options):
@@ -195,15 +195,15 @@ async def test_a_dead_address_is_left_by_the_retry():
 
 
 async def test_a_dead_address_costs_no_waiting_and_is_left_alone_for_a_while(monkeypatch):
-    monkeypatch.setattr(openai_engine, "FIRST_WAIT_S", 60.0)
+    monkeypatch.setattr(http, "FIRST_WAIT_S", 60.0)
     tried = []
-    post = openai_engine.OpenAIEngine._post
+    post = http.HTTPClient._post
 
-    async def counted(self, connections, url, body):
+    async def counted(self, connections, url, path, body):
         tried.append(url)
-        return await post(self, connections, url, body)
+        return await post(self, connections, url, path, body)
 
-    monkeypatch.setattr(openai_engine.OpenAIEngine, "_post", counted)
+    monkeypatch.setattr(http.HTTPClient, "_post", counted)
     async with FakeServer(echo) as alive:
         engine = engine_for("http://127.0.0.1:9/v1", alive)
         for _ in range(5):
@@ -213,8 +213,8 @@ async def test_a_dead_address_costs_no_waiting_and_is_left_alone_for_a_while(mon
 
 
 async def test_a_connection_that_does_not_come_about_is_named_so():
-    error = openai_engine.aiohttp.ConnectionTimeoutError()
-    assert openai_engine._reason(error) == "no connection within engine.connect_timeout_s"
+    error = http.aiohttp.ConnectionTimeoutError()
+    assert http._reason(error, "engine") == "no connection within engine.connect_timeout_s"
 
 
 def test_every_event_loop_has_its_own_connections():
@@ -238,7 +238,7 @@ def test_every_event_loop_has_its_own_connections():
 def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "secret")
     engine = engine_for("http://a/v1", api_key_env="JUDGE_KEY")
-    assert engine._headers["Authorization"] == "Bearer secret"
+    assert engine._client.headers["Authorization"] == "Bearer secret"
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ConfigError, match="the environment variable 'JUDGE_KEY' is not set"):
         engine_for("http://a/v1", api_key_env="JUDGE_KEY")

@@ -1,8 +1,9 @@
-"""An example plugin: an engine that looks for a word, a template, a vote, a source and a command.
+"""An example plugin: an engine, a meta RM, a template, a vote, a source and a command.
 
     engine: {kind: keyword, word: please}
     template: {name: lines}
     vote: {how: median}
+    meta_rm: {kind: short}
 
 Once it is installed, `spct plugins` lists it and any configuration may use these names.
 """
@@ -16,9 +17,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from spct_plugin import JudgeTask, ParsedJudgement, hookimpl, parse_judgement
+from spct_plugin import Judgement, JudgeTask, ParsedJudgement, hookimpl, parse_judgement
 from spct_plugin.data.sources import Example, Row, Source, text
 from spct_plugin.engines import Choice, Engine, EngineConfig, Request
+from spct_plugin.meta_rm import MetaRM, MetaRMConfig
+from spct_plugin.templates import Template
 from spct_plugin.voting import Tally, Vote, tally
 
 
@@ -58,6 +61,30 @@ class KeywordEngine:
     def fits(self, prompt: str, max_tokens: int) -> bool:
         """Say yes to every length."""
         return True
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing to give back."""
+
+
+class ShortConfig(MetaRMConfig):
+    """A meta RM without a model: the shorter a judgement, the better."""
+
+    kind: Literal["short"] = "short"
+    """This meta RM."""
+
+    def build(self, template: Template) -> MetaRM:
+        """Make the meta RM; it looks at judgements only and needs no template."""
+        return ShortMetaRM()
+
+
+class ShortMetaRM:
+    """Scores a judgement by its length."""
+
+    identity = "short"
+
+    async def score(self, task: JudgeTask, judgements: Sequence[Judgement]) -> list[float | None]:
+        """Give minus the number of characters."""
+        return [-float(len(judgement.text)) for judgement in judgements]
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to give back."""
@@ -105,6 +132,12 @@ def count_words(
 def spct_register_engines(register: Callable[[str, type[EngineConfig]], None]) -> None:
     """Add the engine."""
     register("keyword", KeywordConfig)
+
+
+@hookimpl
+def spct_register_meta_rms(register: Callable[[str, type[MetaRMConfig]], None]) -> None:
+    """Add the meta RM."""
+    register("short", ShortConfig)
 
 
 @hookimpl

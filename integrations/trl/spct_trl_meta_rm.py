@@ -1,0 +1,246 @@
+"""The meta RM's training: a scalar model that tells right judgements from wrong ones.
+
+    spct train meta-rm --config meta_rm.yaml
+
+Pointwise binary cross-entropy on Eq. 10 labels, by transformers' own Trainer, as TRL has no trainer
+for it. At the end AUC and calibration on the judgements held out.
+
+Source: DeepSeek-GRM (arXiv:2504.02495), section 4 and App. C.
+"""
+
+# TRL exports its names lazily, and the trainer takes lists though it says data sets.
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
+from trl import ModelConfig
+
+from spct_plugin.data.rows import BadRow
+from spct_plugin.errors import ConfigError, TaskError
+from spct_plugin.meta_rm import meta_messages
+from spct_plugin.quality import auc
+from spct_plugin.templates import Template, any_of, break_tokens, load_template
+from spct_plugin.training.calibration import calibration_error, reliability
+from spct_plugin.training.trajectories import read_trajectories
+
+
+@dataclass
+class MetaRMArguments:
+    """What the meta RM's training asks for beside transformers' own keys."""
+
+    trajectories: list[str] = field(
+        default_factory=list, metadata={"help": "Files of spct sample; hinted rows are left out."}
+    )
+    eval_trajectories: list[str] = field(
+        default_factory=list, metadata={"help": "Files of other tasks, for AUC and calibration."}
+    )
+    template: str = field(
+        default="meta", metadata={"help": "How the task is shown before the judgement."}
+    )
+    max_length: int = field(
+        # Holds the paper's judgements (220 to 380 tokens, Fig. 7) and two long responses.
+        default=4096,
+        metadata={"help": "Longest example in tokens; longer ones are left out, never cut."},
+    )
+
+
+@dataclass
+class MetaRMTrainingArguments(TrainingArguments):
+    """transformers' own keys; what batches hold is set by us."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One judgement as the meta RM reads it, and whether it was right."""
+
+    input_ids: list[int]
+    labels: float
+
+
+def train_meta_rm(
+    script: MetaRMArguments, args: MetaRMTrainingArguments, model: ModelConfig
+) -> None:
+    """Train, save, and say how well it tells right from wrong.
+
+    Raises:
+        SPCTError: Data that cannot be used.
+    """
+    from spct_trl_train import model_name, run
+
+    name = model_name(model)
+    tokenizer = _tokenizer(name)
+    reader = Reader(tokenizer, load_template(script.template), script.max_length)
+    rows = reader.read(script.trajectories, "trajectories")
+    held_out = reader.read(script.eval_trajectories, "eval_trajectories", both=False)
+    random.Random(args.seed).shuffle(rows)
+    network = AutoModelForSequenceClassification.from_pretrained(
+        name,
+        num_labels=1,
+        # With one label and no such word, transformers silently trains a squared error.
+        problem_type="multi_label_classification",
+        pad_token_id=tokenizer.pad_token_id,
+        revision=model.model_revision,
+        attn_implementation=model.attn_implementation,
+        dtype=model.dtype,
+    )
+    trainer = Trainer(
+        model=network,
+        args=args,
+        train_dataset=[vars(row) for row in rows],
+        eval_dataset=[vars(row) for row in held_out] or None,
+        data_collator=Collator(tokenizer),
+        processing_class=tokenizer,
+    )
+    run(trainer)
+    if held_out:
+        _report(trainer, held_out, Path(args.output_dir))
+
+
+class Reader:
+    """Reads trajectories into examples.
+
+    Args:
+        tokenizer: Of the model to be trained.
+        template: Shows the task before the judgement.
+        max_length: Longest example in tokens.
+    """
+
+    def __init__(self, tokenizer: Any, template: Template, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._max_length = max_length
+        self._special = any_of(tokenizer.get_added_vocab())
+
+    def read(self, paths: Sequence[str], key: str, *, both: bool = True) -> list[Example]:
+        """Read files.
+
+        Args:
+            paths: Of `spct sample`.
+            key: The key that names them, for messages.
+            both: Whether right and wrong ones are needed.
+
+        Raises:
+            TaskError: Nothing to learn from.
+        """
+        if both and not paths:
+            raise ConfigError(f"{key}: expected files of spct sample, found none")
+        found = [example for path in paths for example in self._examples(Path(path))]
+        kept = [example for example in found if len(example.input_ids) <= self._max_length]
+        if len(kept) < len(found):
+            longest = max(len(example.input_ids) for example in found)
+            _note(
+                f"left out {len(found) - len(kept)} of {len(found)} judgements longer than "
+                f"max_length {self._max_length}; the longest has {longest} tokens"
+            )
+        if both and len({example.labels for example in kept}) < 2:
+            raise TaskError(
+                f"{key}: expected right and wrong judgements, found {len(kept)} that are all "
+                "alike; take samples that are not hinted, before rejection"
+            )
+        return kept
+
+    def _examples(self, path: Path) -> Iterator[Example]:
+        for found in read_trajectories(path):
+            if isinstance(found, BadRow):
+                _note(f"{path}, line {found.line}: {found.problem}; left out")
+                continue
+            if found.hinted:
+                continue
+            for judgement in found.judgements:
+                if judgement.scores is not None:
+                    messages = meta_messages(
+                        self._template, found.task, judgement.order, judgement.text
+                    )
+                    yield Example(self._ids(messages), float(found.is_right(judgement)))
+
+    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
+        safe = [
+            turn | {"content": break_tokens(turn["content"], self._special)} for turn in messages
+        ]
+        ids: Any = self._tokenizer.apply_chat_template(
+            safe, return_dict=False, tokenizer_kwargs={"verbose": False}
+        )
+        return list(ids)
+
+
+class Collator:
+    """Pads examples to the longest of a batch; labels have the shape (batch, 1).
+
+    Args:
+        tokenizer: Of the model.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._pad = DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Make a batch."""
+        batch = dict(self._pad([{"input_ids": row["input_ids"]} for row in rows]))
+        return batch | {"labels": torch.tensor([[row["labels"]] for row in rows])}
+
+
+def _report(trainer: Trainer, rows: Sequence[Example], folder: Path) -> None:
+    """Write AUC and calibration on judgements that were held out, and print them."""
+    logits: Any = trainer.predict([vars(row) for row in rows]).predictions
+    if not trainer.is_world_process_zero():
+        return
+    scores = [float(logit) for logit in np.asarray(logits).reshape(-1)]
+    correct = [bool(row.labels) for row in rows]
+    bins = reliability(scores, correct)
+    good = [score for score, right in zip(scores, correct, strict=True) if right]
+    bad = [score for score, right in zip(scores, correct, strict=True) if not right]
+    report = {
+        "judgements": len(rows),
+        "right": sum(correct) / len(correct),
+        "auc": auc(good, bad),
+        "calibration_error": calibration_error(bins),
+        "bins": [asdict(one) for one in bins],
+    }
+    (folder / "meta_rm_report.json").write_text(json.dumps(report, indent=2) + "\n")
+    _note(
+        f"held out: {len(rows)} judgements, {report['right']:.3f} right, AUC {report['auc']}, "
+        f"calibration error {report['calibration_error']:.3f}; {folder / 'meta_rm_report.json'}"
+    )
+
+
+def _tokenizer(name: str) -> Any:
+    """Load the tokenizer, to pad on the right with a token that ends nothing.
+
+    Raises:
+        ConfigError: No such tokenizer, or it cannot pad or render a chat.
+    """
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, padding_side="right")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"cannot load the tokenizer of {name!r}: {reason}") from None
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        raise ConfigError(
+            f"the tokenizer of {name!r} needs a pad token other than its end token, found "
+            f"{tokenizer.pad_token!r}; padding would hide where a judgement ends"
+        )
+    if not tokenizer.chat_template:
+        raise ConfigError(f"the tokenizer of {name!r} has no chat template")
+    return tokenizer
+
+
+def _note(text: str) -> None:
+    """Tell people something that is no error."""
+    sys.stderr.write(f"spct: {text}\n")

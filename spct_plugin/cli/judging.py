@@ -1,0 +1,95 @@
+"""What `spct judge`, `spct sample` and `spct eval` share: judge a file under a progress bar."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from spct_plugin.data.judging import Summary, count_lines, judge_file
+from spct_plugin.data.rows import BadRow, TaskRow
+from spct_plugin.reward_model import RewardModel
+
+
+def judge_with_progress(
+    model: RewardModel,
+    source: Path,
+    target: Path,
+    *,
+    what: str,
+    mark: Mapping[str, Any] | None = None,
+    price: float | None = None,
+) -> Summary:
+    """Judge a file and close the model; name bad lines; end with 130 when the user stops it.
+
+    Args:
+        model: The judge.
+        source: Tasks.
+        target: Judged rows; resumed.
+        what: Stands before the bar.
+        mark: Written into every row.
+        price: Of a million written tokens, to show the cost; None = tokens only.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, TextColumn("{task.description}"), console=console, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task("", total=count_lines(source))
+
+        def advance(row: TaskRow | BadRow, summary: Summary) -> None:
+            progress.update(bar, advance=1, description=spent(summary.tokens, price))
+            if isinstance(row, BadRow):
+                typer.echo(f"spct: {source}, line {row.line}: {row.problem}", err=True)
+
+        try:
+            return asyncio.run(_judge_and_close(model, source, target, advance, mark))
+        except KeyboardInterrupt:
+            typer.echo(
+                f"spct: stopped; what is finished is in {target}, the same command goes on",
+                err=True,
+            )
+            raise typer.Exit(130) from None
+
+
+def spent(tokens: int, price: float | None) -> str:
+    """Say what was written, and what it costs."""
+    cost = "" if price is None else f", {tokens * price / 1e6:.2f} at {price:g} a million"
+    return f"{tokens:,} tokens{cost}"
+
+
+def describe(summary: Summary, target: Path) -> str:
+    """Say in one line what became of the rows of a file."""
+    kinds = ", ".join(f"{kind} {count}" for kind, count in summary.failures.most_common())
+    parts = [f"{summary.rows} rows judged into {target}"]
+    if summary.resumed:
+        parts.append(f"{summary.resumed} were there already")
+    if summary.bad:
+        parts.append(f"{len(summary.bad)} bad lines left out")
+    parts.append(f"{summary.judgements} judgements, failed: {kinds or 'none'}")
+    parts += [f"first {kind}: {detail}" for kind, detail in summary.details.items()]
+    if summary.unrewarded:
+        parts.append(f"{summary.unrewarded} completions without a reward")
+    if summary.lost:
+        parts.append(
+            f"{summary.lost} rows lost judgements to infrastructure: mend that and run it again"
+        )
+    return "; ".join(parts)
+
+
+async def _judge_and_close(
+    model: RewardModel,
+    source: Path,
+    target: Path,
+    advance: Callable[[TaskRow | BadRow, Summary], None],
+    mark: Mapping[str, Any] | None,
+) -> Summary:
+    try:
+        return await judge_file(model, source, target, advance, mark)
+    finally:
+        await model.aclose()

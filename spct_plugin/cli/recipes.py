@@ -1,0 +1,40 @@
+"""`spct recipes`: training recipes to copy and edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from spct_plugin.recipes import copy_recipe
+from spct_plugin.recipes import recipes as find_recipes
+
+recipes = typer.Typer(no_args_is_help=True, help="Training recipes to copy and edit.")
+
+
+@recipes.callback()
+def root() -> None:
+    """Hold the commands about recipes."""
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """List the recipes, with the first line of what each is for."""
+    table = Table("recipe", "goal")
+    for recipe in find_recipes():
+        table.add_row(escape(recipe.name), escape(recipe.goal))
+    Console().print(table)
+
+
+@recipes.command()
+def copy(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="As listed.")],
+    target: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to copy into.")],
+) -> None:
+    """Copy a recipe, and the shared files that it names, into a folder; overwrite nothing."""
+    for path in copy_recipe(name, target):
+        typer.echo(str(path))

@@ -1,0 +1,150 @@
+"""A model and its tokenizer, loaded by transformers: what engines in this process share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
+
+from spct_plugin.engines.builtin import CheckpointConfig
+from spct_plugin.errors import ConfigError
+from spct_plugin.templates import any_of, break_tokens
+from spct_plugin.tiny import MODELS
+
+
+class Checkpoint:
+    """A model's configuration and tokenizer; its weights only when they are asked for.
+
+    Args:
+        keys: Which model, and how.
+        section: Of the configuration, for messages: "engine".
+        bundled: Folder of the bundled model that "tiny" stands for.
+        padding_side: "left" to generate, "right" to classify.
+
+    Attributes:
+        tokenizer: With a chat template.
+        config: The model's own configuration.
+        context: Tokens it can hold; None where it states no limit.
+        identity: Model, and revision or fingerprint of the weights.
+
+    Raises:
+        ConfigError: There is no such model or device, or its tokenizer has no chat template.
+    """
+
+    def __init__(
+        self, keys: CheckpointConfig, *, section: str, bundled: str, padding_side: str
+    ) -> None:
+        self._keys = keys
+        self._section = section
+        self._path = str(MODELS / bundled) if keys.model == "tiny" else keys.model
+        source: dict[str, Any] = {
+            "revision": keys.revision,
+            "trust_remote_code": keys.trust_remote_code,
+        }
+        try:
+            self.config: Any = AutoConfig.from_pretrained(self._path, **source)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                self._path, padding_side=padding_side, **source
+            )
+        except (OSError, ValueError) as error:
+            raise self._cannot_load(error) from None
+        if not self.tokenizer.chat_template:
+            raise ConfigError(
+                f"{section}.model: the tokenizer of {keys.model!r} has no chat template"
+            )
+        self.context: int | None = getattr(
+            self.config.get_text_config(), "max_position_embeddings", None
+        )
+        self.identity = f"{keys.model}@{keys.revision or _fingerprint(Path(self._path))}"
+        self._device = _device(keys.device, section)
+        self._special = any_of(self.tokenizer.get_added_vocab())
+
+    def encode(
+        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool
+    ) -> list[int]:
+        """Render a chat; no text in it becomes one of this tokenizer's special tokens."""
+        safe = [
+            {**message, "content": break_tokens(message["content"], self._special)}
+            for message in messages
+        ]
+        ids: Any = self.tokenizer.apply_chat_template(
+            safe,
+            add_generation_prompt=add_generation_prompt,
+            return_dict=False,
+            # What is too long is a failure with a name, and no warning of the tokenizer's.
+            tokenizer_kwargs={"verbose": False},
+        )
+        return list(ids)
+
+    def load(self, model_class: Any, *, all_weights: bool = False) -> Any:
+        """Load the weights, ready to use.
+
+        Args:
+            model_class: One of transformers' Auto classes.
+            all_weights: Refuse a checkpoint that lacks some, which transformers makes up at random.
+
+        Raises:
+            ConfigError: They cannot be loaded.
+        """
+        tiny = self._keys.model == "tiny"
+        dtype = "float32" if tiny and self._keys.dtype == "auto" else self._keys.dtype
+        try:
+            model, info = model_class.from_pretrained(
+                self._path,
+                dtype=dtype,
+                revision=self._keys.revision,
+                trust_remote_code=self._keys.trust_remote_code,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise self._cannot_load(error) from None
+        if all_weights and info["missing_keys"]:
+            raise ConfigError(
+                f"{self._section}.model: {self._keys.model!r} lacks the weights "
+                f"{sorted(info['missing_keys'])[:3]} of a {type(model).__name__}"
+            )
+        return model.to(self._device).eval()
+
+    def _cannot_load(self, error: Exception) -> ConfigError:
+        reason = " ".join(str(error).split())[:300]
+        return ConfigError(f"{self._section}.model: cannot load {self._keys.model!r}: {reason}")
+
+
+def _device(name: str, section: str) -> str:
+    """Choose the device; under a launcher every rank has its own GPU.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).split("\n")[0]
+            raise ConfigError(
+                f"{section}.device: expected a device of this machine, found {name!r} ({reason})"
+            ) from None
+        return name
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+def _fingerprint(folder: Path) -> str:
+    """Tell local weights apart by size, first and last megabyte; "main" for a hub id."""
+    digest = hashlib.sha256()
+    files = sorted(folder.glob("*.safetensors"))
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(2**20))
+            file.seek(max(0, size - 2**20))
+            digest.update(file.read())
+    return digest.hexdigest()[:12] if files else "main"

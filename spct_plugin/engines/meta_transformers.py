@@ -1,0 +1,148 @@
+"""A meta RM in this process: a transformers classifier with one label, its raw logit the score.
+
+Judgements of many groups that arrive together are sorted by length and scored together, in a thread
+of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from spct_plugin.engines.batching import Batcher, Waiting
+from spct_plugin.engines.builtin import TransformersMetaConfig
+from spct_plugin.engines.checkpoint import Checkpoint
+from spct_plugin.errors import ConfigError
+from spct_plugin.meta_rm import Unscored, meta_identity, meta_messages
+from spct_plugin.templates import Template
+from spct_plugin.types import Judgement, JudgeTask
+
+
+@dataclass(slots=True)
+class _Waiting(Waiting[float | None]):
+    """A judgement as a chat of two turns."""
+
+    messages: list[dict[str, str]]
+
+    @property
+    def length(self) -> int:
+        """Characters, which go with tokens."""
+        return sum(len(message["content"]) for message in self.messages)
+
+
+class TransformersMetaRM:
+    """Scores with a sequence classifier; the weights are loaded by the first request.
+
+    Args:
+        config: Which model, and how.
+        template: Shows the task.
+
+    Attributes:
+        unscored: How many judgements got None, and why.
+
+    Raises:
+        ConfigError: There is no such model, or it is no scalar classifier that can be padded.
+    """
+
+    def __init__(self, config: TransformersMetaConfig, template: Template) -> None:
+        self.unscored = Unscored()
+        self._config = config
+        self._template = template
+        self._checkpoint = Checkpoint(
+            config, section="meta_rm", bundled="meta_rm", padding_side="right"
+        )
+        self.identity = meta_identity(self._checkpoint.identity, template)
+        self._check_labels()
+        self._check_padding()
+        self._batcher: Batcher[_Waiting] = Batcher("spct-meta-rm", self._plan, self._score)
+        self._model: Any = None
+
+    async def score(self, task: JudgeTask, judgements: Sequence[Judgement]) -> list[float | None]:
+        """Give each judgement's logit; None where it is too long or no number comes out.
+
+        Raises:
+            ConfigError: The weights cannot be loaded.
+        """
+        waiting = [
+            _Waiting(meta_messages(self._template, task, judgement.order, judgement.text))
+            for judgement in judgements
+        ]
+        return await asyncio.gather(*(self._batcher.ask(entry) for entry in waiting))
+
+    async def aclose(self) -> None:
+        """Let go of the weights; a later request loads them again."""
+        self._model = None
+
+    def _check_labels(self) -> None:
+        labels = self._checkpoint.config.num_labels
+        if labels != 1:
+            raise ConfigError(
+                f"meta_rm.model: expected a classifier with 1 label, found {labels} in "
+                f"{self._config.model!r}; train one with num_labels=1"
+            )
+
+    def _check_padding(self) -> None:
+        """Refuse what would make transformers take the logit of another token than the last."""
+        tokenizer = self._checkpoint.tokenizer
+        if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+            raise ConfigError(
+                "meta_rm.model: expected a padding token that differs from the end token, found "
+                f"{tokenizer.pad_token!r} in the tokenizer of {self._config.model!r}; set its "
+                "pad_token to the one it was trained with"
+            )
+
+    def _plan(self, waiting: list[_Waiting]) -> Iterator[list[_Waiting]]:
+        """Line up in batches, shortest first, so that little is padding."""
+        waiting.sort(key=lambda entry: entry.length)
+        size = self._config.batch_size
+        for start in range(0, len(waiting), size):
+            yield waiting[start : start + size]
+
+    def _score(self, batch: Sequence[_Waiting]) -> list[float | None]:
+        """Score what fits the context."""
+        rows = [
+            self._checkpoint.encode(entry.messages, add_generation_prompt=False) for entry in batch
+        ]
+        fitting = [ids for ids in rows if self._fits(ids)]
+        scores = iter(self._logits(fitting) if fitting else [])
+        return [next(scores) if self._fits(ids) else self._too_long(ids) for ids in rows]
+
+    def _logits(self, rows: Sequence[list[int]]) -> list[float | None]:
+        model = self._load()
+        padded = self._checkpoint.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        try:
+            with torch.inference_mode():
+                logits = model(**padded.to(model.device)).logits
+        except torch.OutOfMemoryError as error:
+            for _ in rows:
+                self.unscored.note("engine_error", f"lower meta_rm.batch_size: {error}")
+            return [None] * len(rows)
+        return [self._finite(logit) for logit in logits[:, 0].float().tolist()]
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        return self._checkpoint.context is None or len(ids) <= self._checkpoint.context
+
+    def _too_long(self, ids: Sequence[int]) -> None:
+        limit = self._checkpoint.context
+        self.unscored.note("too_long", f"{len(ids)} tokens for a context of {limit}")
+
+    def _finite(self, logit: float) -> float | None:
+        if math.isfinite(logit):
+            return logit
+        self.unscored.note("no_scores", f"expected a number, found {logit}")
+        return None
+
+    def _load(self) -> Any:
+        if self._model is None:
+            model = self._checkpoint.load(AutoModelForSequenceClassification, all_weights=True)
+            # transformers takes the logit of the last token that is not this one.
+            padding = self._checkpoint.tokenizer.pad_token_id
+            model.config.get_text_config().pad_token_id = padding
+            self._model = model
+        return self._model

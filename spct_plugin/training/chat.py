@@ -1,0 +1,100 @@
+r"""A judge's prompt and judgement as the texts that trainers read.
+
+    chat = Chat("Qwen/Qwen3-4B")
+    chat.prompt(text)                      # "<|im_start|>user\n...<|im_start|>assistant\n"
+    chat.example(text, judgement)          # that prompt, and the completion with its end of turn
+
+We render, the trainer does not: TRL and OpenRLHF cut a rendered conversation at a guessed place.
+No text inside a prompt becomes one of the tokenizer's control tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from spct_plugin.errors import ConfigError, TaskError
+from spct_plugin.templates import any_of, break_tokens
+from spct_plugin.tiny import MODELS
+
+
+class Chat:
+    """Renders one user message, and one answer, by a tokenizer's chat template.
+
+    Args:
+        model: A folder, a hub id, or "tiny".
+
+    Raises:
+        ConfigError: There is no such tokenizer, or it has no chat template.
+    """
+
+    def __init__(self, model: str) -> None:
+        try:
+            from transformers import AutoTokenizer
+        except ModuleNotFoundError:
+            raise ConfigError(
+                "rendering needs transformers; run: pip install 'spct-plugin[trl]'"
+            ) from None
+        path = str(MODELS / "grm") if model == "tiny" else model
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(f"cannot load the tokenizer of {model!r}: {reason}") from None
+        if not self.tokenizer.chat_template:
+            raise ConfigError(
+                f"the tokenizer of {model!r} has no chat template; name one that has, such as that "
+                "of the instruction-tuned model of the family"
+            )
+        self._break = any_of(self.tokenizer.get_added_vocab())
+        # Trainers tokenise texts with special tokens, so a rendered first one would be doubled.
+        self._bos = self.tokenizer.bos_token if self._adds_bos() else ""
+
+    def prompt(self, text: str) -> str:
+        """Render a user message up to where the answer begins."""
+        return self._render([_user(text)], add_generation_prompt=True)
+
+    def example(self, text: str, answer: str) -> tuple[str, str]:
+        """Render a user message and its answer: prompt, and completion up to the end of its turn.
+
+        Raises:
+            ConfigError: The chat template renders a finished answer otherwise than it begins one.
+        """
+        return self.last_turn([_user(text), {"role": "assistant", "content": answer}])
+
+    def last_turn(self, turns: Sequence[dict[str, str]]) -> tuple[str, str]:
+        """Render a conversation, cut before its last turn, the assistant's.
+
+        Raises:
+            ConfigError: The chat template renders a finished answer otherwise than it begins one.
+            TaskError: The last turn is not the assistant's.
+        """
+        if len(turns) < 2 or turns[-1].get("role") != "assistant":
+            raise TaskError("expected messages that end with a turn of the assistant")
+        prompt = self._render(turns[:-1], add_generation_prompt=True)
+        whole = self._render(turns, add_generation_prompt=False)
+        if not whole.startswith(prompt):
+            raise ConfigError(
+                "the chat template does not go on where its generation prompt ends, so an answer "
+                "cannot be cut out; use the template of another tokenizer of the family"
+            )
+        return prompt, whole[len(prompt) :].rstrip("\n")
+
+    def tokens(self, text: str) -> int:
+        """Count the tokens of a rendered text as a trainer would."""
+        return len(self.tokenizer(text, verbose=False)["input_ids"])
+
+    def _render(self, turns: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        safe = [turn | {"content": break_tokens(turn["content"], self._break)} for turn in turns]
+        text: str = self.tokenizer.apply_chat_template(
+            safe, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return text.removeprefix(self._bos)
+
+    def _adds_bos(self) -> bool:
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and self.tokenizer("x")["input_ids"][:1] == [bos]
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
