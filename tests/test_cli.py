@@ -128,7 +128,7 @@ MISTAKES = {
     "unknown template": (
         2,
         ["judge", "tasks.jsonl", "-o", "r.jsonl", "-c", "judge.yaml", "-s", "template.name=x"],
-        "template.name: expected one of ['default', 'single', 'tiny'], a plugin's template",
+        "template.name: expected one of ['default', 'meta', 'single', 'tiny'], a plugin's template",
     ),
     "no such recording": (
         2,
@@ -257,6 +257,7 @@ def test_plugins_lists_what_is_there(spct):
         "source": "spct-plugin",
         "hooks": [
             "spct_register_engines",
+            "spct_register_meta_rms",
             "spct_register_sources",
             "spct_register_templates",
             "spct_register_votes",

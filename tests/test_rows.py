@@ -36,7 +36,7 @@ def test_a_row_becomes_a_task():
     assert row == TaskRow(
         "a", JudgeTask("Name a prime.", ["7", "8"], reference="2", principles=["be right"]), 1
     )
-    assert row.task.metadata == {"source": "s"}
+    assert row.task.metadata == {"source": "s", "label": 1}
 
 
 def test_an_id_may_be_a_number_and_optional_keys_may_be_null():

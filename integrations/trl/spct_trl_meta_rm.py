@@ -14,6 +14,7 @@ Source: DeepSeek-GRM (arXiv:2504.02495), section 4 and App. C.
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,11 +33,14 @@ from transformers import (
 )
 from trl import ModelConfig
 
+from spct_plugin.budget import view_task
+from spct_plugin.config import SPCTConfig
 from spct_plugin.data.rows import BadRow
 from spct_plugin.errors import ConfigError, TaskError
 from spct_plugin.meta_rm import meta_messages
+from spct_plugin.plugins import load_plugins
 from spct_plugin.quality import auc
-from spct_plugin.templates import Template, any_of, break_tokens, load_template
+from spct_plugin.templates import any_of, break_tokens, load_template
 from spct_plugin.training.calibration import calibration_error, reliability
 from spct_plugin.training.trajectories import read_trajectories
 
@@ -53,6 +57,10 @@ class MetaRMArguments:
     )
     template: str = field(
         default="meta", metadata={"help": "How the task is shown before the judgement."}
+    )
+    pad_token: str | None = field(
+        default=None,
+        metadata={"help": "A token of the vocabulary, where the model pads with its end token."},
     )
     max_length: int = field(
         # Holds the paper's judgements (220 to 380 tokens, Fig. 7) and two long responses.
@@ -85,8 +93,9 @@ def train_meta_rm(
     from spct_trl_train import model_name, run
 
     name = model_name(model)
-    tokenizer = _tokenizer(name)
-    reader = Reader(tokenizer, load_template(script.template), script.max_length)
+    tokenizer = _tokenizer(name, script.pad_token)
+    config = SPCTConfig.load(os.environ.get("SPCT_CONFIG") or None)
+    reader = Reader(tokenizer, config, script.template, script.max_length)
     rows = reader.read(script.trajectories, "trajectories")
     held_out = reader.read(script.eval_trajectories, "eval_trajectories", both=False)
     random.Random(args.seed).shuffle(rows)
@@ -118,13 +127,16 @@ class Reader:
 
     Args:
         tokenizer: Of the model to be trained.
+        config: Its budget says what of a completion is read; its plugins may bring templates.
         template: Shows the task before the judgement.
         max_length: Longest example in tokens.
     """
 
-    def __init__(self, tokenizer: Any, template: Template, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, config: SPCTConfig, template: str, max_length: int) -> None:
         self._tokenizer = tokenizer
-        self._template = template
+        self._budget = config.budget
+        known = load_plugins(config.plugins).templates
+        self._template = known.get(template) or load_template(template)
         self._max_length = max_length
         self._special = any_of(tokenizer.get_added_vocab())
 
@@ -163,11 +175,12 @@ class Reader:
                 continue
             if found.hinted:
                 continue
+            task = view_task(
+                found.task, self._budget.completion_view, self._budget.max_completion_chars
+            )
             for judgement in found.judgements:
                 if judgement.scores is not None:
-                    messages = meta_messages(
-                        self._template, found.task, judgement.order, judgement.text
-                    )
+                    messages = meta_messages(self._template, task, judgement.order, judgement.text)
                     yield Example(self._ids(messages), float(found.is_right(judgement)))
 
     def _ids(self, messages: list[dict[str, str]]) -> list[int]:
@@ -220,7 +233,7 @@ def _report(trainer: Trainer, rows: Sequence[Example], folder: Path) -> None:
     )
 
 
-def _tokenizer(name: str) -> Any:
+def _tokenizer(name: str, pad_token: str | None) -> Any:
     """Load the tokenizer, to pad on the right with a token that ends nothing.
 
     Raises:
@@ -231,10 +244,14 @@ def _tokenizer(name: str) -> Any:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"cannot load the tokenizer of {name!r}: {reason}") from None
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise ConfigError(f"pad_token: expected a token of {name!r}, found {pad_token!r}")
+        tokenizer.pad_token = pad_token
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         raise ConfigError(
-            f"the tokenizer of {name!r} needs a pad token other than its end token, found "
-            f"{tokenizer.pad_token!r}; padding would hide where a judgement ends"
+            f"the tokenizer of {name!r} pads with {tokenizer.pad_token!r}, its end token, which "
+            "would hide where a judgement ends; set pad_token to another of its tokens"
         )
     if not tokenizer.chat_template:
         raise ConfigError(f"the tokenizer of {name!r} has no chat template")

@@ -13,6 +13,7 @@ at the end of a judgement.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -25,7 +26,6 @@ import transformers
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetsError
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import (
     DatasetMixtureConfig,
     GRPOConfig,
@@ -137,9 +137,7 @@ class StopOnNaN(TrainerCallback):
 def run(trainer: transformers.Trainer) -> None:
     """Train, from the last checkpoint where there is one, and save model and tokenizer."""
     args = trainer.args
-    last = args.resume_from_checkpoint
-    if last is None and Path(args.output_dir).is_dir():
-        last = get_last_checkpoint(args.output_dir)
+    last = args.resume_from_checkpoint or last_checkpoint(Path(args.output_dir))
     trainer.add_callback(StopOnNaN())
     # The filter would show the mean of the other steps where a loss is NaN.
     args.logging_nan_inf_filter = False
@@ -147,6 +145,21 @@ def run(trainer: transformers.Trainer) -> None:
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
         trainer.save_state()
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Find the last checkpoint that was written whole: a killed run may leave half of one.
+
+    The trainer writes trainer_state.json last.
+    """
+    found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
+    for path in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None
 
 
 def model_name(model: ModelConfig) -> str:

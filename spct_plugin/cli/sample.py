@@ -32,7 +32,7 @@ def sample(
 ) -> None:
     """Sample judgements of every task; a run that was stopped goes on where it was."""
     samples = k or (1 if hinted else N_RFT)
-    overrides = [*(override or []), f"vote.k={samples}", "vote.stop=never"]
+    overrides = [*(override or []), f"vote.k={samples}", "vote.stop=never", "meta_rm=null"]
     loaded = SPCTConfig.load(config, overrides)
     template, _ = loaded.template_and_vote(load_plugins(loaded.plugins))
     model = RewardModel(loaded, template=HintedTemplate(template) if hinted else template)

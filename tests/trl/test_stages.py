@@ -1,0 +1,258 @@
+"""SPCT's stages on the real trainers, short: they learn, survive a kill, refuse bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("trl", reason="needs the extra `trl`")
+
+from spct_plugin.errors import ConfigError, TaskError, TrainingError
+from spct_plugin.tiny import MODELS
+from spct_plugin.tiny.tasks import labelled_tasks
+from spct_plugin.training.chat import Chat
+from spct_plugin.training.prompts import JudgePrompts
+from spct_plugin.training.rejecting import reject_files, rl_rows, sft_rows
+
+TINY = Path(__file__).parents[2] / "recipes/tiny"
+ON_CPU = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Make trajectories that need no model, half of them right, and the files made of them."""
+    from spct_plugin import SPCTConfig
+
+    folder = tmp_path_factory.mktemp("data")
+    with (folder / "trajectories.jsonl").open("w") as file:
+        for row in labelled_tasks(5, 24, 2):
+            order, label = [0, 1], row["label"]
+            right = [9 if i == label else 2 for i in order]
+            judgements = [
+                {
+                    **{"vote": vote, "indices": [0, 1], "order": order, "scores": scores},
+                    "text": f"Analysis: {'clear' if vote == 0 else 'vague'}.\n"
+                    f"Scores: \\boxed{{{', '.join(map(str, scores))}}}",
+                }
+                for vote, scores in enumerate([right, right[::-1]])
+            ]
+            file.write(json.dumps(row | {"judgements": judgements}) + "\n")
+    config = SPCTConfig.model_validate({"template": {"name": "tiny"}})
+    for name, rows in (("sft", sft_rows), ("rl", rl_rows)):
+        made = rows(JudgePrompts(config), Chat("tiny"))
+        reject_files([folder / "trajectories.jsonl"], folder / f"{name}.jsonl", made)
+    (folder / "judge.yaml").write_text("template: {name: tiny}\n")
+    return folder
+
+
+@pytest.fixture
+def stage(data, tmp_path, monkeypatch):
+    """Run a stage in this process with the tiny recipe's file; give its output folder."""
+    from spct_trl_train import train
+
+    monkeypatch.chdir(data)
+    monkeypatch.setenv("SPCT_CONFIG", "judge.yaml")
+
+    def run(name, **keys):
+        path = write(tmp_path, name, data, **keys)
+        train(name, ["--config", str(path)])
+        return tmp_path / "out"
+
+    return run
+
+
+def write(tmp_path, name, data, **keys):
+    recipe = yaml.safe_load((TINY / f"{name.replace('-', '_')}.yaml").read_text())
+    recipe |= {"model_name_or_path": str(MODELS / "grm"), "output_dir": str(tmp_path / "out")}
+    if name == "meta-rm":
+        recipe |= {key: [str(data / "trajectories.jsonl")] for key in TRAJECTORIES}
+    else:
+        files = str(data / {"rft": "sft.jsonl", "rl": "rl.jsonl"}[name])
+        recipe["datasets"] = [{"path": "json", "data_files": files}]
+    small = {"max_steps": 2, "per_device_train_batch_size": 8, "logging_steps": 1}
+    path = tmp_path / f"{name}.yaml"
+    given = {key: value for key, value in (recipe | small | keys).items() if value is not None}
+    path.write_text(yaml.safe_dump(given))
+    return path
+
+
+TRAJECTORIES = ("trajectories", "eval_trajectories")
+
+
+def history(folder):
+    state = json.loads((folder / "trainer_state.json").read_text())
+    return [row for row in state["log_history"] if "loss" in row]
+
+
+def test_rejective_fine_tuning_learns(stage):
+    losses = [row["loss"] for row in history(stage("rft", max_steps=6, num_train_epochs=9))]
+    assert losses[-1] < losses[0]
+
+
+def test_rl_pays_outcomes_and_logs_how_judgements_are(stage):
+    rows = history(stage("rl"))
+    assert {abs(row["rewards/outcome_reward/mean"]) <= 1 for row in rows} == {True}
+    names = {"accuracy", "parse_rate", "ties", "first_wins", "principles", "critique_length"}
+    assert {f"outcome_reward/{name}" for name in names} | {"kl"} <= set(rows[0])
+    for row in rows:
+        share = (row["rewards/outcome_reward/mean"] + 1) / 2
+        assert row["outcome_reward/accuracy"] == pytest.approx(share)
+
+
+def test_the_meta_rm_learns_to_tell_right_from_wrong(stage):
+    folder = stage("meta-rm", max_steps=25, num_train_epochs=99, per_device_train_batch_size=16)
+    report = json.loads((folder / "meta_rm_report.json").read_text())
+    assert report["judgements"] == 48
+    assert report["right"] == 0.5
+    assert report["auc"] > 0.9
+    assert sum(one["count"] for one in report["bins"]) == 48
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForSequenceClassification"]
+    assert config["problem_type"] == "multi_label_classification"
+
+
+def test_a_stage_goes_on_from_its_last_checkpoint(stage):
+    stage("rft", max_steps=2, save_strategy="steps", save_steps=1)
+    folder = stage("rft", max_steps=4, save_strategy="steps", save_steps=1)
+    assert [row["step"] for row in history(folder)] == [1, 2, 3, 4]
+
+
+def test_a_stage_that_was_killed_goes_on_without_loss_or_repetition(data, tmp_path):
+    keys = {"max_steps": 12, "num_train_epochs": 99, "save_strategy": "steps", "save_steps": 1}
+    path = write(tmp_path, "rft", data, **keys)
+    command = [sys.executable, "-m", "spct_trl_train", "rft", "--config", str(path)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=env, start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "out/checkpoint-2").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "out/model.safetensors").exists()
+    subprocess.run(command, env=env, check=True, timeout=240)
+    assert [row["step"] for row in history(tmp_path / "out")] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("name", ["rft", "meta-rm"])
+def test_a_loss_that_is_no_number_stops_the_run(stage, name):
+    with pytest.raises(TrainingError, match="lower learning_rate"):
+        stage(name, learning_rate=1e30, max_grad_norm=1e30, max_steps=8, warmup_steps=0)
+
+
+def middle_length(data):
+    rows = [json.loads(line) for line in (data / "sft.jsonl").read_text().splitlines()]
+    chat = Chat("tiny")
+    return sorted(chat.tokens(row["prompt"] + row["completion"]) for row in rows)[len(rows) // 2]
+
+
+def test_rows_that_are_too_long_are_left_out_and_counted(stage, data, capfd):
+    stage("rft", max_length=middle_length(data))
+    [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("spct: left")]
+    assert f"rows longer than max_length {middle_length(data)}; the longest has" in line
+
+
+def test_rows_that_are_all_too_long_end_the_run(stage):
+    with pytest.raises(TaskError, match=r"all \d+ rows are longer than max_length 20; the longest"):
+        stage("rft", max_length=20)
+
+
+def test_general_data_is_mixed_in_at_a_ratio(data, tmp_path, monkeypatch):
+    from datasets import load_dataset
+
+    from spct_trl_train import general_rows
+
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    path = tmp_path / "general.jsonl"
+    path.write_text((json.dumps({"messages": turns}) + "\n") * 30)
+    rows = general_rows(str(path), Chat("tiny"), 100, 20, seed=0)
+    assert rows.num_rows == 20
+    assert rows[0] == {"prompt": "<|user|>hi<|assistant|>", "completion": "hello<|end|>"}
+    with pytest.raises(TaskError, match="expected 40 rows for general_ratio, found 30"):
+        general_rows(str(path), Chat("tiny"), 100, 40, seed=0)
+    assert set(load_dataset("json", data_files=str(data / "sft.jsonl"))["train"].column_names) == {
+        *("id", "prompt", "completion")
+    }
+
+
+def test_general_data_counts_beside_the_rejective_rows(stage, tmp_path):
+    path = tmp_path / "general.jsonl"
+    path.write_text((json.dumps({"prompt": "<|user|>hi", "completion": "x<|end|>"}) + "\n") * 40)
+    folder = stage(
+        "rft", general_data=str(path), general_ratio=0.5, max_steps=-1, num_train_epochs=1
+    )
+    [last] = history(folder)[-1:]
+    assert last["step"] == 5  # 24 rejective rows and 12 general ones, 8 a step
+
+
+BAD = {
+    "no such file": ({"datasets": [{"path": "json", "data_files": "no.jsonl"}]}, TaskError, "data"),
+    "no data": ({"datasets": None}, ConfigError, "datasets"),
+    "no model": ({"model_name_or_path": None}, ConfigError, "model_name_or_path"),
+}
+
+
+@pytest.mark.parametrize(("keys", "error", "words"), BAD.values(), ids=BAD.keys())
+def test_what_cannot_be_trained_is_one_clear_line(stage, keys, error, words):
+    with pytest.raises(error, match=words) as caught:
+        stage("rft", **keys)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_meta_rm_needs_right_and_wrong_ones(stage, data, tmp_path):
+    hinted = tmp_path / "hinted.jsonl"
+    rows = [json.loads(line) for line in (data / "trajectories.jsonl").read_text().splitlines()]
+    hinted.write_text("".join(json.dumps(row | {"hinted": True}) + "\n" for row in rows))
+    with pytest.raises(TaskError, match="found 0 that are all alike"):
+        stage("meta-rm", trajectories=[str(hinted)])
+    with pytest.raises(ConfigError, match="expected a token of"):
+        stage("meta-rm", pad_token="<none>")
+    with pytest.raises(ConfigError, match="set pad_token"):
+        stage("meta-rm", pad_token="<|end|>")
+
+
+def test_other_rewards_are_for_trl(stage):
+    with pytest.raises(ConfigError, match="trl grpo"):
+        stage("rl", reward_funcs=["spct_trl.grm_reward"])
+
+
+def test_a_key_of_nobody_is_an_error(data, tmp_path):
+    path = write(tmp_path, "rft", data, learning_rat=1.0)
+    from spct_trl_train import train
+
+    with pytest.raises(SystemExit):
+        train("rft", ["--config", str(path)])
+
+
+def test_trl_grpo_finds_the_outcome_reward_by_dotted_path(data, tmp_path):
+    path = write(tmp_path, "rl", data, max_steps=1, env={"SPCT_CONFIG": str(data / "judge.yaml")})
+    command = [str(Path(sys.executable).with_name("trl")), "grpo", "--config", str(path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = json.loads((tmp_path / "out/checkpoint-1/trainer_state.json").read_text())
+    assert "outcome_reward/accuracy" in state["log_history"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rft", "rl", "meta-rm"])
+def test_every_stage_runs_as_two_processes(data, tmp_path, name):
+    path = write(tmp_path, name, data, num_processes=2, num_machines=1)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "SPCT_CONFIG": str(data / "judge.yaml")}
+    env |= {"ACCELERATE_USE_CPU": "true"}
+    spct = str(Path(sys.executable).with_name("spct"))
+    keys = ["--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu"][:4]
+    command = [spct, "train", name, "--config", str(path), *keys]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=540, check=False, env=env
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert history(tmp_path / "out")[-1]["step"] == 2
