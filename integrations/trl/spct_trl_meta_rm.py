@@ -16,18 +16,15 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    DataCollatorWithPadding,
     Trainer,
     TrainingArguments,
 )
@@ -43,6 +40,10 @@ from spct_plugin.quality import auc
 from spct_plugin.templates import any_of, break_tokens, load_template
 from spct_plugin.training.calibration import calibration_error, reliability
 from spct_plugin.training.trajectories import read_trajectories
+from spct_trl_run import model_name, note, run
+
+Row = dict[str, Any]
+"""{"input_ids": tokens, "labels": [1.0 for a right judgement, 0.0 for a wrong one]}"""
 
 
 @dataclass
@@ -69,29 +70,13 @@ class MetaRMArguments:
     )
 
 
-@dataclass
-class MetaRMTrainingArguments(TrainingArguments):
-    """transformers' own keys; what batches hold is set by us."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One judgement as the meta RM reads it, and whether it was right."""
-
-    input_ids: list[int]
-    labels: float
-
-
-def train_meta_rm(
-    script: MetaRMArguments, args: MetaRMTrainingArguments, model: ModelConfig
-) -> None:
+def train_meta_rm(script: MetaRMArguments, args: TrainingArguments, model: ModelConfig) -> None:
     """Train, save, and say how well it tells right from wrong.
 
     Raises:
         SPCTError: Data that cannot be used.
     """
-    from spct_trl_train import model_name, run
-
+    _refuse(model)
     name = model_name(model)
     tokenizer = _tokenizer(name, script.pad_token)
     config = SPCTConfig.load(os.environ.get("SPCT_CONFIG") or None)
@@ -112,9 +97,8 @@ def train_meta_rm(
     trainer = Trainer(
         model=network,
         args=args,
-        train_dataset=[vars(row) for row in rows],
-        eval_dataset=[vars(row) for row in held_out] or None,
-        data_collator=Collator(tokenizer),
+        train_dataset=rows,
+        eval_dataset=held_out or None,
         processing_class=tokenizer,
     )
     run(trainer)
@@ -140,7 +124,7 @@ class Reader:
         self._max_length = max_length
         self._special = any_of(tokenizer.get_added_vocab())
 
-    def read(self, paths: Sequence[str], key: str, *, both: bool = True) -> list[Example]:
+    def read(self, paths: Sequence[str], key: str, *, both: bool = True) -> list[Row]:
         """Read files.
 
         Args:
@@ -154,24 +138,24 @@ class Reader:
         if both and not paths:
             raise ConfigError(f"{key}: expected files of spct sample, found none")
         found = [example for path in paths for example in self._examples(Path(path))]
-        kept = [example for example in found if len(example.input_ids) <= self._max_length]
+        kept = [example for example in found if len(example["input_ids"]) <= self._max_length]
         if len(kept) < len(found):
-            longest = max(len(example.input_ids) for example in found)
-            _note(
+            longest = max(len(example["input_ids"]) for example in found)
+            note(
                 f"left out {len(found) - len(kept)} of {len(found)} judgements longer than "
                 f"max_length {self._max_length}; the longest has {longest} tokens"
             )
-        if both and len({example.labels for example in kept}) < 2:
+        if both and len({example["labels"][0] for example in kept}) < 2:
             raise TaskError(
                 f"{key}: expected right and wrong judgements, found {len(kept)} that are all "
                 "alike; take samples that are not hinted, before rejection"
             )
         return kept
 
-    def _examples(self, path: Path) -> Iterator[Example]:
+    def _examples(self, path: Path) -> Iterator[Row]:
         for found in read_trajectories(path):
             if isinstance(found, BadRow):
-                _note(f"{path}, line {found.line}: {found.problem}; left out")
+                note(f"{path}, line {found.line}: {found.problem}; left out")
                 continue
             if found.hinted:
                 continue
@@ -181,7 +165,10 @@ class Reader:
             for judgement in found.judgements:
                 if judgement.scores is not None:
                     messages = meta_messages(self._template, task, judgement.order, judgement.text)
-                    yield Example(self._ids(messages), float(found.is_right(judgement)))
+                    yield {
+                        "input_ids": self._ids(messages),
+                        "labels": [float(found.is_right(judgement))],
+                    }
 
     def _ids(self, messages: list[dict[str, str]]) -> list[int]:
         safe = [
@@ -193,29 +180,13 @@ class Reader:
         return list(ids)
 
 
-class Collator:
-    """Pads examples to the longest of a batch; labels have the shape (batch, 1).
-
-    Args:
-        tokenizer: Of the model.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._pad = DataCollatorWithPadding(tokenizer)
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Make a batch."""
-        batch = dict(self._pad([{"input_ids": row["input_ids"]} for row in rows]))
-        return batch | {"labels": torch.tensor([[row["labels"]] for row in rows])}
-
-
-def _report(trainer: Trainer, rows: Sequence[Example], folder: Path) -> None:
+def _report(trainer: Trainer, rows: Sequence[Row], folder: Path) -> None:
     """Write AUC and calibration on judgements that were held out, and print them."""
-    logits: Any = trainer.predict([vars(row) for row in rows]).predictions
+    logits: Any = trainer.predict(rows).predictions
     if not trainer.is_world_process_zero():
         return
     scores = [float(logit) for logit in np.asarray(logits).reshape(-1)]
-    correct = [bool(row.labels) for row in rows]
+    correct = [bool(row["labels"][0]) for row in rows]
     bins = reliability(scores, correct)
     good = [score for score, right in zip(scores, correct, strict=True) if right]
     bad = [score for score, right in zip(scores, correct, strict=True) if not right]
@@ -227,10 +198,21 @@ def _report(trainer: Trainer, rows: Sequence[Example], folder: Path) -> None:
         "bins": [asdict(one) for one in bins],
     }
     (folder / "meta_rm_report.json").write_text(json.dumps(report, indent=2) + "\n")
-    _note(
+    note(
         f"held out: {len(rows)} judgements, {report['right']:.3f} right, AUC {report['auc']}, "
         f"calibration error {report['calibration_error']:.3f}; {folder / 'meta_rm_report.json'}"
     )
+
+
+def _refuse(model: ModelConfig) -> None:
+    """Name keys that another stage heeds and this one would ignore.
+
+    Raises:
+        ConfigError: One is set.
+    """
+    for key in ("use_peft", "load_in_4bit", "load_in_8bit"):
+        if getattr(model, key):
+            raise ConfigError(f"{key}: the meta RM is trained whole; leave it out")
 
 
 def _tokenizer(name: str, pad_token: str | None) -> Any:
@@ -256,8 +238,3 @@ def _tokenizer(name: str, pad_token: str | None) -> Any:
     if not tokenizer.chat_template:
         raise ConfigError(f"the tokenizer of {name!r} has no chat template")
     return tokenizer
-
-
-def _note(text: str) -> None:
-    """Tell people something that is no error."""
-    sys.stderr.write(f"spct: {text}\n")

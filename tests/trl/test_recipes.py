@@ -10,8 +10,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
+import spct_trl_train
 from spct_plugin import SPCTConfig
-from spct_trl_train import parser
 
 ROOT = Path(__file__).parents[2]
 TRL = ROOT / "recipes/trl"
@@ -40,10 +40,7 @@ def parse(stage, path, monkeypatch):
     """Parse as `spct train` does: the trainer's keys, and what is left for accelerate."""
     monkeypatch.setenv("SPCT_CONFIG", "set back by monkeypatch")
     monkeypatch.chdir(path.parent)
-    *parsed, rest = parser(STAGES[stage]).parse_args_and_config(
-        ["--config", str(path), *ON_A_CPU], return_remaining_strings=True
-    )
-    words = ["--config_file" if word == "--accelerate_config" else word for word in rest]
+    parsed, words, _ = spct_trl_train.parse(STAGES[stage], ["--config", str(path), *ON_A_CPU])
     return parsed, launch_command_parser().parse_args([*words, "script.py"])
 
 

@@ -97,7 +97,7 @@ def test_rejective_fine_tuning_learns(stage):
 
 def test_rl_pays_outcomes_and_logs_how_judgements_are(stage):
     rows = history(stage("rl"))
-    assert {abs(row["rewards/outcome_reward/mean"]) <= 1 for row in rows} == {True}
+    assert all(abs(row["rewards/outcome_reward/mean"]) <= 1 for row in rows)
     names = {"accuracy", "parse_rate", "ties", "first_wins", "principles", "critique_length"}
     assert {f"outcome_reward/{name}" for name in names} | {"kl"} <= set(rows[0])
     for row in rows:
@@ -140,6 +140,17 @@ def test_a_stage_that_was_killed_goes_on_without_loss_or_repetition(data, tmp_pa
     assert [row["step"] for row in history(tmp_path / "out")] == list(range(1, 13))
 
 
+def test_a_checkpoint_that_was_not_written_whole_is_passed_over(tmp_path):
+    from spct_trl_run import last_checkpoint
+
+    for step, state in ((9, "{}"), (10, "{"), (11, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+    assert last_checkpoint(tmp_path / "none") is None
+
+
 @pytest.mark.parametrize("name", ["rft", "meta-rm"])
 def test_a_loss_that_is_no_number_stops_the_run(stage, name):
     with pytest.raises(TrainingError, match="lower learning_rate"):
@@ -152,9 +163,9 @@ def middle_length(data):
     return sorted(chat.tokens(row["prompt"] + row["completion"]) for row in rows)[len(rows) // 2]
 
 
-def test_rows_that_are_too_long_are_left_out_and_counted(stage, data, capfd):
+def test_rows_that_are_too_long_are_left_out_and_counted(stage, data, caplog):
     stage("rft", max_length=middle_length(data))
-    [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("spct: left")]
+    [line] = [line for line in caplog.messages if line.startswith("spct: left out")]
     assert f"rows longer than max_length {middle_length(data)}; the longest has" in line
 
 
@@ -163,10 +174,8 @@ def test_rows_that_are_all_too_long_end_the_run(stage):
         stage("rft", max_length=20)
 
 
-def test_general_data_is_mixed_in_at_a_ratio(data, tmp_path, monkeypatch):
-    from datasets import load_dataset
-
-    from spct_trl_train import general_rows
+def test_general_data_is_mixed_in_at_a_ratio(tmp_path):
+    from spct_trl_stages import general_rows
 
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     path = tmp_path / "general.jsonl"
@@ -176,9 +185,6 @@ def test_general_data_is_mixed_in_at_a_ratio(data, tmp_path, monkeypatch):
     assert rows[0] == {"prompt": "<|user|>hi<|assistant|>", "completion": "hello<|end|>"}
     with pytest.raises(TaskError, match="expected 40 rows for general_ratio, found 30"):
         general_rows(str(path), Chat("tiny"), 100, 40, seed=0)
-    assert set(load_dataset("json", data_files=str(data / "sft.jsonl"))["train"].column_names) == {
-        *("id", "prompt", "completion")
-    }
 
 
 def test_general_data_counts_beside_the_rejective_rows(stage, tmp_path):
@@ -215,6 +221,14 @@ def test_a_meta_rm_needs_right_and_wrong_ones(stage, data, tmp_path):
         stage("meta-rm", pad_token="<none>")
     with pytest.raises(ConfigError, match="set pad_token"):
         stage("meta-rm", pad_token="<|end|>")
+    with pytest.raises(ConfigError, match="use_peft"):
+        stage("meta-rm", use_peft=True)
+
+
+def test_the_meta_rm_may_pad_with_any_token_of_the_vocabulary(stage):
+    folder = stage("meta-rm", pad_token="<|user|>")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["pad_token_id"] == Chat("tiny").tokenizer.get_vocab()["<|user|>"]
 
 
 def test_other_rewards_are_for_trl(stage):
@@ -249,7 +263,7 @@ def test_every_stage_runs_as_two_processes(data, tmp_path, name):
     env = os.environ | {"OMP_NUM_THREADS": "1", "SPCT_CONFIG": str(data / "judge.yaml")}
     env |= {"ACCELERATE_USE_CPU": "true"}
     spct = str(Path(sys.executable).with_name("spct"))
-    keys = ["--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu"][:4]
+    keys = ["--mixed_precision", "no", "--dynamo_backend", "no"]
     command = [spct, "train", name, "--config", str(path), *keys]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=540, check=False, env=env
