@@ -7,15 +7,10 @@ from collections.abc import Callable
 from spct_plugin.data.sources import Source
 from spct_plugin.data.sources.builtin import SOURCES
 from spct_plugin.engines import EngineConfig
-from spct_plugin.engines.builtin import (
-    ClassifyConfig,
-    OpenAIConfig,
-    ReplayConfig,
-    TransformersConfig,
-    TransformersMetaConfig,
-)
+from spct_plugin.engines.builtin import OpenAIConfig, ReplayConfig, TransformersConfig
 from spct_plugin.hookspecs import hookimpl
 from spct_plugin.meta_rm import MetaRMConfig
+from spct_plugin.meta_rm.builtin import ClassifyConfig, TransformersMetaConfig
 from spct_plugin.templates import BUNDLED, Template, load_template
 from spct_plugin.voting import Vote, tally
 
@@ -37,7 +32,7 @@ def spct_register_meta_rms(register: Callable[[str, type[MetaRMConfig]], None]) 
 
 @hookimpl
 def spct_register_templates(register: Callable[[str, Template], None]) -> None:
-    """Register the bundled template files."""
+    """Register the judges' bundled template files."""
     for name in BUNDLED:
         register(name, load_template(name))
 

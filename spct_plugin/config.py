@@ -14,10 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     SerializeAsAny,
@@ -27,26 +24,18 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from spct_plugin.budget import View
+from spct_plugin.config_file import Section, explain, override, problems, read_file
 from spct_plugin.engines import EngineConfig, Sampling
 from spct_plugin.engines.builtin import TransformersConfig
 from spct_plugin.errors import ConfigError
 from spct_plugin.meta_rm import MetaRM, MetaRMConfig
 from spct_plugin.plugins import Registry, load_plugins
 from spct_plugin.shaping import OnFailure, Scale
-from spct_plugin.templates import Template, load_template
+from spct_plugin.templates import Template, load_meta_template, load_template
 from spct_plugin.types import is_list, is_mapping
 from spct_plugin.voting import Vote
-
-
-class Section(BaseModel):
-    """One section of the file."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class TemplateConfig(Section):
@@ -245,19 +234,21 @@ class SPCTConfig(Section):
     trl: TRLConfig = TRLConfig()
     """For the TRL adapter only."""
 
-    @field_validator("engine", mode="before")
+    @field_validator("engine", "meta_rm", mode="before")
     @classmethod
-    def _engine_by_kind(cls, value: object, info: ValidationInfo) -> object:
+    def _by_kind(cls, value: object, info: ValidationInfo) -> object:
+        """Read a section as the class that its `kind` was registered with."""
         if not is_mapping(value):
             return value
-        return _by_kind(value, (info.context or load_plugins()).engines)
-
-    @field_validator("meta_rm", mode="before")
-    @classmethod
-    def _meta_rm_by_kind(cls, value: object, info: ValidationInfo) -> object:
-        if not is_mapping(value):
-            return value
-        return _by_kind(value, (info.context or load_plugins()).meta_rms)
+        registry: Registry = info.context or load_plugins()
+        kinds = registry.engines if info.field_name == "engine" else registry.meta_rms
+        kind = value.get("kind", "transformers")
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ValueError(f"expected kind: one of {sorted(kinds)}, found {kind!r}")
+        try:
+            return kinds[kind].model_validate(dict(value))
+        except ValidationError as error:
+            raise ValueError(problems(error)) from None
 
     @model_validator(mode="after")
     def _decided_without_meta_rm(self) -> Self:
@@ -277,9 +268,9 @@ class SPCTConfig(Section):
             ConfigError: The file cannot be read or does not describe a usable configuration.
             PluginError: A plugin file cannot be loaded.
         """
-        data = _read(Path(path)) if path is not None else {}
-        for override in overrides:
-            _override(data, override)
+        data = read_file(Path(path)) if path is not None else {}
+        for setting in overrides:
+            override(data, setting)
         home = Path(path).parent if path is not None else Path()
         files: Any = data.get("plugins") or []
         if not is_list(files) or not all(isinstance(file, str) for file in files):
@@ -289,7 +280,7 @@ class SPCTConfig(Section):
         try:
             config = cls.model_validate(data, context=registry)
         except ValidationError as error:
-            raise ConfigError(_explain(error, path)) from None
+            raise ConfigError(explain(error, path)) from None
         config.template_and_vote(registry)
         config.meta_template(registry)
         return config
@@ -327,7 +318,7 @@ class SPCTConfig(Section):
         if self.meta_rm is None:
             return None
         name = self.meta_rm.template or self.meta_rm.native_template
-        return registry.templates.get(name) or load_template(name, key="meta_rm.template")
+        return load_meta_template(name, registry.templates)
 
     def build_meta_rm(self, registry: Registry) -> MetaRM | None:
         """Make the meta RM; None when none is configured.
@@ -368,71 +359,3 @@ class SPCTConfig(Section):
         del data["reward"]["breaker"]
         text = json.dumps([data, wording], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _by_kind(section: Mapping[str, Any], kinds: Mapping[str, type[BaseModel]]) -> BaseModel:
-    """Read a section as the class that its `kind` was registered with."""
-    kind = section.get("kind", "transformers")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise ValueError(f"expected kind: one of {sorted(kinds)}, found {kind!r}")
-    try:
-        return kinds[kind].model_validate(dict(section))
-    except ValidationError as error:
-        raise ValueError(_problems(error)) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: cannot read {str(path)!r}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"config {str(path)!r} is not YAML: {reason}") from None
-    if data is None:
-        return {}
-    if not is_mapping(data):
-        raise ConfigError(f"config {str(path)!r}: expected keys and values, found {data!r:.60}")
-    return dict(data)
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"expected an override like vote.k=16, found {override!r}")
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = data.get(section, {})
-        if not is_mapping(inner):
-            raise ConfigError(f"override {override!r}: {section!r} is not a section")
-        data[section] = data = dict(inner)
-    try:
-        data[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"override {override!r}: the value is not YAML") from None
-
-
-def _explain(error: ValidationError, path: str | Path | None) -> str:
-    """Say in one line which keys are wrong and why."""
-    return f"config {str(path)!r}: {_problems(error)}" if path else f"config: {_problems(error)}"
-
-
-def _problems(error: ValidationError) -> str:
-    return "; ".join(_problem(details) for details in error.errors())
-
-
-def _problem(details: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in details["loc"] if part not in ("grm_entry", "rule_entry"))
-    kind, found = details["type"], f", found {details['input']!r:.60}"
-    match kind:
-        case "extra_forbidden":
-            message = "unknown key; `spct config --schema` lists the known ones"
-        case "value_error":
-            message = details["msg"].removeprefix("Value error, ")
-        case "missing":
-            message = "required, and not there"
-        case "model_type" | "model_attributes_type":
-            message = f"expected a section of keys and values{found}"
-        case _:
-            message = f"{details['msg']}{found}"
-    return f"{key}: {message}" if key else message

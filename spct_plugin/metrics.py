@@ -9,9 +9,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from spct_plugin.failures import FAILURES, Failure
+from spct_plugin.failures import FAILURES, Failure, parse_rate
 from spct_plugin.reward_model import GroupVotes
 from spct_plugin.types import GroupReward, Judgement, JudgeTask, Message
+from spct_plugin.voting import is_tied
 
 
 def step_metrics(
@@ -36,18 +37,18 @@ def step_metrics(
     judgements = [judgement for group in groups for judgement in group.judgements]
     counted = [judgement for group in groups for judgement in group.counted]
     failures = sum((group.failures for group in groups), Counter[Failure]())
-    came = sum(judgement.finish_reason is not None for judgement in judgements)
+    parsed = parse_rate(judgement.failure for judgement in judgements)
     several = [scores for j in counted if (scores := shown_scores(j)) and len(scores) > 1]
     spreads = [value for group in groups for value in group.tally.spread if value is not None]
     return {
         "votes": _mean([group.k_used for group in groups]),
-        "parse_rate": sum(j.scores is not None for j in judgements) / came if came else math.nan,
+        "parse_rate": math.nan if parsed is None else parsed,
         **{
             f"failed/{kind}": failures[kind] / len(judgements) if judgements else math.nan
             for kind in FAILURES
         },
         "spread": _mean(spreads),
-        "ties": _mean([scores.count(max(scores)) > 1 for scores in several]),
+        "ties": _mean([is_tied(scores) for scores in several]),
         "groups_without_spread": _mean(
             [len(set(group.rewards) - {None}) <= 1 for group in rewards]
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spct_plugin.errors import TaskError
@@ -74,9 +74,16 @@ def read_judgement(record: object, n: int) -> Judgement:
         text=str(record.get("text") or ""),
         finish_reason=record.get("finish_reason"),
         meta_score=record.get("meta_score"),
-        tokens=int(record.get("tokens") or 0),
-        vote=int(record.get("vote") or 0),
+        tokens=_count(record, "tokens"),
+        vote=_count(record, "vote"),
     )
+
+
+def _count(record: Mapping[str, Any], key: str) -> int:
+    value = record.get(key) or 0
+    if type(value) is not int or value < 0:
+        raise TaskError(f"judgements: {key}: expected a whole number, found {value!r:.40}")
+    return value
 
 
 def _whole(value: object) -> tuple[int, ...]:

@@ -103,16 +103,11 @@ class Store:
             Vote index to choice, for those that some process has finished: before this store's
             first use, or in this process since.
         """
-        loop = asyncio.get_running_loop()
-        if self._where is None:
-            # Set here and not by the reader: who asked first goes on first, so that the groups of
-            # a file are finished in its order.
-            where = await self._indexed()
-            self._where = where if self._where is None else self._where
-        where = self._where or {}
+        where = await self._known()
         known = {vote: key for vote, key in keys.items() if key in where}
         if not known:
             return {}
+        loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reader, self._read, known)
 
     async def keep(self, choices: Mapping[bytes, Choice]) -> None:
@@ -134,8 +129,9 @@ class Store:
         if self._where is not None:
             self._where.update(dict.fromkeys(choices, self._file))
 
-    def find_scores(self, keys: Sequence[bytes]) -> dict[bytes, float]:
-        """Look up the meta RM's scores by key; they are read when `find` is first used."""
+    async def find_scores(self, keys: Sequence[bytes]) -> dict[bytes, float]:
+        """Look up the meta RM's scores by key: those kept before the first use or here since."""
+        await self._known()
         return {key: self._scores[key] for key in keys if key in self._scores}
 
     def keep_scores(self, scores: Mapping[bytes, float]) -> None:
@@ -194,6 +190,15 @@ class Store:
         if connection is not None:
             connection.close()
 
+    async def _known(self) -> dict[bytes, Path]:
+        """Tell which file holds which finished vote; the first use reads the directory."""
+        if self._where is None:
+            # Set here and not by the reader: who asked first goes on first, so that the groups of
+            # a file are finished in its order.
+            where = await self._indexed()
+            self._where = where if self._where is None else self._where
+        return self._where
+
     async def _indexed(self) -> dict[bytes, Path]:
         """Index once, however many wait for it; again when it failed."""
         loop = asyncio.get_running_loop()
@@ -204,7 +209,7 @@ class Store:
         return await asyncio.shield(indexing)
 
     def _index(self) -> dict[bytes, Path]:
-        """Learn which file holds which finished vote."""
+        """Learn which file holds which finished vote, and read the meta RM's scores."""
         where: dict[bytes, Path] = {}
         for path in _files(self.directory):
             with _reading(path) as connection:

@@ -99,6 +99,11 @@ def tally(scores_K_N: Sequence[Sequence[int | None]], n: int) -> Tally:
     return Tally(tuple(means), tuple(votes), tuple(spread))
 
 
+def is_tied(scores: Sequence[int]) -> bool:
+    """Tell whether the best of at least one score is shared."""
+    return scores.count(max(scores)) > 1
+
+
 def is_settled(
     scores_K_N: Sequence[Sequence[int | None]], tolerance: float, min_spread: float
 ) -> bool:

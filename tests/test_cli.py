@@ -128,7 +128,7 @@ MISTAKES = {
     "unknown template": (
         2,
         ["judge", "tasks.jsonl", "-o", "r.jsonl", "-c", "judge.yaml", "-s", "template.name=x"],
-        "template.name: expected one of ['default', 'meta', 'single', 'tiny'], a plugin's template",
+        "template.name: expected one of ['default', 'single', 'tiny'], a plugin's template",
     ),
     "no such recording": (
         2,

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from spct_plugin.evaluation.run import NEUTRAL, NO_META
+
 PLUGIN = """
 import os
 from pathlib import Path
@@ -144,6 +146,20 @@ def test_other_ks_ask_no_judge(spct, files):
     assert "0 rows judged into tasks.judged.jsonl; 4 were there already" in errors
     # All six votes of the file are used.
     assert [point["blocks"] for point in by_n(numbers())[2]["plain"]] == [9, 3]
+
+
+@pytest.mark.parametrize("label", [None, 1])
+def test_the_labels_are_those_of_the_tasks_and_not_of_what_was_judged(spct, files, label):
+    write(files / "tasks.jsonl", [{**row, "label": label} for row in TASKS])
+    assert spct("judge", "tasks.jsonl", "-o", "own.jsonl", *LINE[2:4], *AS_EVAL)[0] == 0
+    before = asked(files)
+    write(files / "tasks.jsonl", TASKS)
+    assert spct(*LINE, "-o", "own.jsonl", "--json", "found.json")[0] == 0
+    assert len(asked(files)) == len(before) + len(TASKS)
+    assert by_n(numbers())[2]["plain"][-1]["value"] == 1
+
+
+AS_EVAL = [f"-s{value}" for value in (*NEUTRAL, NO_META, "vote.k=6")]
 
 
 def test_more_votes_than_the_file_holds_is_one_line(spct, files):

@@ -12,16 +12,11 @@ from spct_plugin import ConfigError, PluginError, SPCTConfig
 from spct_plugin.config import Section
 from spct_plugin.config_reference import reference, schema
 from spct_plugin.engines import EngineConfig, Sampling
-from spct_plugin.engines.builtin import (
-    ClassifyConfig,
-    OpenAIConfig,
-    ReplayConfig,
-    TransformersConfig,
-    TransformersMetaConfig,
-)
+from spct_plugin.engines.builtin import OpenAIConfig, ReplayConfig, TransformersConfig
 from spct_plugin.meta_rm import MetaRMConfig
+from spct_plugin.meta_rm.builtin import ClassifyConfig, TransformersMetaConfig
 from spct_plugin.plugins import load_plugins
-from spct_plugin.templates import load_template
+from spct_plugin.templates import load_meta_template, load_template
 
 FULL = """
 engine:
@@ -204,6 +199,10 @@ BAD_FILES = {
         "meta_rm: {}\nvote: {stop: decided}",
         "vote.stop: 'decided' cannot be used with a meta RM",
     ),
+    "the meta RM's template for the judge": (
+        "template: {name: meta}",
+        r"template\.name: expected one of \['default', 'single', 'tiny'\], .* found 'meta'",
+    ),
     "unknown column": ("trl: {columns: {solution: a}}", "trl.columns: expected the keys"),
     "plugins as text": ("plugins: a.py", "plugins: expected a list of Python files, found 'a.py'"),
     "plugin as number": ("plugins: [5]", "plugins: expected a list of Python files"),
@@ -254,7 +253,7 @@ def test_the_meta_rm_may_be_left_out_or_named_by_kind(file):
     tiny, other = TransformersMetaConfig(), TransformersMetaConfig(model="some/hub-id")
     assert (tiny.native_template, other.native_template) == ("tiny", "meta")
     with pytest.raises(NotImplementedError, match="'mute'"):
-        MetaRMConfig(kind="mute").build(load_template("meta"))
+        MetaRMConfig(kind="mute").build(load_meta_template("meta", {}))
 
 
 def test_the_meta_rms_template_may_be_a_plugins_or_a_file(tmp_path):
@@ -271,6 +270,14 @@ def test_the_meta_rms_template_may_be_a_plugins_or_a_file(tmp_path):
     assert name(template="mine") == "single"
     assert name(template=str(path)) == str(path)
     assert SPCTConfig().meta_template(registry) is None
+
+
+def test_a_plugins_template_named_meta_is_for_judges_only():
+    registry = load_plugins()
+    registry.templates["meta"] = load_template("single")
+    config = SPCTConfig.model_validate({"meta_rm": {"model": "a/b"}, "template": {"name": "meta"}})
+    assert config.meta_template(registry).name == "meta"
+    assert config.template_and_vote(registry)[0].name == "single"
 
 
 def test_an_engine_may_be_given_as_an_object():

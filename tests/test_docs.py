@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from spct_plugin import SPCTConfig, hookspecs
+from spct_plugin.cli import app
 from spct_plugin.config_reference import reference
 
 ROOT = Path(__file__).parents[1]
@@ -79,3 +81,27 @@ def test_judgement_is_spelt_one_way():
 
 def test_the_readme_is_short():
     assert (ROOT / "README.md").read_text().count("\n") <= 160
+
+
+def commands_in(page):
+    """Give every command line of spct in the page's blocks, without its comment."""
+    for text in blocks(page, ""):
+        for line in text.replace("\\\n", " ").splitlines():
+            if line.startswith("spct "):
+                yield line.split("#")[0].split()[1:]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *sorted((ROOT / "recipes").rglob("*.md"))],
+    ids=lambda page: str(page.parent.name),
+)
+def test_every_command_and_option_exists(page):
+    root = typer.main.get_command(app)
+    for name, *words in commands_in(page):
+        command = root.commands[name]
+        if hasattr(command, "commands"):
+            command = command.commands[words[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+        assert used <= known or command.ignore_unknown_options, (name, used - known)

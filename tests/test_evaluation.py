@@ -1,7 +1,7 @@
 """Accuracy over votes: tables worked out by hand, and what must hold of any votes."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spct_plugin import Judgement, TaskError
-from spct_plugin.blocks import JudgedTask, credit, vote_blocks
 from spct_plugin.evaluation import evaluate
+from spct_plugin.evaluation.blocks import JudgedTask, credit, vote_blocks
+from spct_plugin.evaluation.quality import auc, describe_judgements
 from spct_plugin.intervals import bootstrap_aucs, bootstrap_mean, bootstrap_means
-from spct_plugin.quality import auc, describe_judgements
 from spct_plugin.voting import tally
 
 
@@ -180,6 +180,14 @@ def test_judgements_are_described():
     assert quality.meta_auc == 1
     assert quality.meta_scored == 4
     assert quality.tokens_per_judgement == 14
+
+
+def test_what_infrastructure_lost_is_counted_apart():
+    lost = [replace(judgement(v, None), failure="engine_error") for v in (2, 3)]
+    quality = describe_judgements([(2, 0, [judgement(0, (9, 1)), judgement(1, None), *lost])])
+    assert (quality.judgements, quality.valid, quality.parse_rate) == (4, 1, 0.5)
+    assert quality.failures == {"no_scores": 1, "engine_error": 2}
+    assert describe_judgements([(2, 0, lost)]).parse_rate is None
 
 
 def test_nothing_valid_is_no_share():

@@ -70,7 +70,7 @@ def test_the_package_registers_itself_through_its_own_hooks():
     assert set(builtin.hooks) <= set(HOOKS)
     assert set(registry.engines) == {"transformers", "openai", "replay"}
     assert set(registry.meta_rms) == {"transformers", "classify"}
-    assert set(registry.templates) == {"default", "single", "tiny", "meta"}
+    assert set(registry.templates) == {"default", "single", "tiny"}
     assert set(registry.votes) == {"mean"}
     assert "helpsteer2" in registry.sources
     assert registry.commands == {}

@@ -152,6 +152,9 @@ BROKEN = {
     "scores and failure": json.dumps(
         sampled("a", [[1, 2]]) | {"judgements": [{"indices": [0, 1], "order": [0, 1]}]}
     ),
+    "a vote without a number": json.dumps(
+        {**(row := sampled("a", [[1, 2]])), "judgements": [{**row["judgements"][0], "vote": [1]}]}
+    ),
     "too few scores": json.dumps(sampled("a", [[1]])),
     "order of others": json.dumps(
         sampled("a", []) | {"judgements": [{"indices": [0, 1], "order": [0, 2], "scores": [1, 2]}]}

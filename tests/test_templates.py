@@ -374,7 +374,7 @@ def test_scale_and_list_length_may_be_set():
 
 
 def test_a_missing_template_names_the_known_ones():
-    known = r"\['default', 'meta', 'single', 'tiny'\].*found 'nonsense'"
+    known = r"\['default', 'single', 'tiny'\].*found 'nonsense'"
     with pytest.raises(ConfigError, match=known):
         load_template("nonsense")
 

@@ -6,7 +6,7 @@ from judging_helpers import EXAMPLE, MetaRM
 from spct_plugin.engines import Choice
 from spct_plugin.parsing import ParsedJudgement
 from spct_plugin.plugins import load_plugins
-from spct_plugin.templates import load_template
+from spct_plugin.templates import load_meta_template, load_template
 from spct_plugin.testing import (
     ScriptedEngine,
     check_engine,
@@ -52,7 +52,7 @@ async def test_a_faulty_engine_is_found(engine):
 
 
 async def test_the_examples_meta_rm_passes():
-    template = REGISTRY.templates["meta"]
+    template = load_meta_template("meta", {})
     await check_meta_rm(REGISTRY.meta_rms["short"](kind="short").build(template))
 
 

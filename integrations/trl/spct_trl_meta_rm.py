@@ -34,9 +34,9 @@ from spct_plugin.budget import view_task
 from spct_plugin.config import SPCTConfig
 from spct_plugin.data.rows import BadRow
 from spct_plugin.errors import ConfigError, TaskError
+from spct_plugin.evaluation.quality import auc
 from spct_plugin.meta_rm import meta_messages
 from spct_plugin.plugins import load_plugins
-from spct_plugin.quality import auc
 from spct_plugin.templates import any_of, break_tokens, load_template
 from spct_plugin.training.calibration import calibration_error, reliability
 from spct_plugin.training.trajectories import read_trajectories

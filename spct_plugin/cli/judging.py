@@ -45,7 +45,7 @@ def judge_with_progress(
         def advance(row: TaskRow | BadRow, summary: Summary) -> None:
             progress.update(bar, advance=1, description=spent(summary.tokens, price))
             if isinstance(row, BadRow):
-                typer.echo(f"spct: {source}, line {row.line}: {row.problem}", err=True)
+                typer.echo(f"spct: {row.within(source)}", err=True)
 
         try:
             return asyncio.run(_judge_and_close(model, source, target, advance, mark))

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from spct_plugin.errors import TaskError
 from spct_plugin.types import JudgeTask, is_mapping
 
+T = TypeVar("T")
 SHOWN_KEYS = {"id", "prompt", "completions", "reference", "principles"}
 KNOWN_KEYS = SHOWN_KEYS | {"label"}
 
@@ -34,10 +36,14 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A line that is no task: its 1-based number, and what is wrong with it."""
+    """A line that could not be used: its 1-based number, and what is wrong with it."""
 
     line: int
     problem: str
+
+    def within(self, path: Path | str) -> str:
+        """Say where it is and what is wrong, for people."""
+        return f"{path}, line {self.line}: {self.problem}"
 
 
 def read_tasks(path: Path) -> Iterator[TaskRow | BadRow]:
@@ -47,20 +53,39 @@ def read_tasks(path: Path) -> Iterator[TaskRow | BadRow]:
         TaskError: The file cannot be read at all.
     """
     seen: set[str] = set()
+
+    def parse(row: object) -> TaskRow:
+        parsed = parse_task(row)
+        if parsed.id in seen:
+            raise TaskError(f"id: {parsed.id!r} stands in an earlier line too")
+        seen.add(parsed.id)
+        return parsed
+
+    return read_lines(path, parse)
+
+
+def read_lines(path: Path, parse: Callable[[Any], T]) -> Iterator[T | BadRow]:
+    """Read a JSONL file line by line; blank lines are skipped, a bad line is reported.
+
+    Args:
+        path: The file.
+        parse: Makes something of a line's value, or raises ValueError; nested too deeply is a bad
+            line too.
+
+    Raises:
+        TaskError: The file cannot be read at all.
+    """
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
                 try:
-                    row = parse_task(json.loads(line))
-                    if row.id in seen:
-                        raise TaskError(f"id: {row.id!r} stands in an earlier line too")
+                    found = parse(json.loads(line))
                 except (ValueError, RecursionError) as error:
                     yield BadRow(number, line_problem(error))
                     continue
-                seen.add(row.id)
-                yield row
+                yield found
     except OSError as error:
         raise TaskError(f"cannot read {str(path)!r}: {error.strerror}") from None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict
+from spct_plugin.config_file import Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,8 @@ class Engine(Protocol):
         ...
 
 
-class EngineConfig(BaseModel):
+class EngineConfig(Section):
     """An engine's section of the configuration: its `kind`, its own keys, and how to build it."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
-    )
 
     kind: str
     """Which engine; the other keys of this section belong to it."""

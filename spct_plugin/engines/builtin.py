@@ -1,4 +1,4 @@
-"""The engines and meta RMs that ship with the package: what their configuration sections hold.
+"""The engines that ship with the package: what their configuration sections hold.
 
 Only names and checks live here; the engines themselves are imported when they are built, so that
 reading a configuration needs neither torch nor an HTTP client.
@@ -9,18 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from spct_plugin.config_file import Section
 from spct_plugin.engines import Engine, EngineConfig
 from spct_plugin.errors import ConfigError
-from spct_plugin.meta_rm import MetaRM, MetaRMConfig
-from spct_plugin.templates import Template
 
 
-class CheckpointConfig(BaseModel):
+class CheckpointConfig(Section):
     """What every model loaded into this process needs to be told."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str = "tiny"
     """A folder, a hub id, or "tiny": the bundled one, a toy for a toy world."""
@@ -32,6 +29,8 @@ class CheckpointConfig(BaseModel):
     """"cpu", "cuda", "cuda:1"; auto = the first GPU when there is one."""
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint."""
+    batch_size: int = Field(ge=1)
+    """Prompts in the model at once."""
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -39,10 +38,8 @@ class CheckpointConfig(BaseModel):
         return ("device", "batch_size")
 
 
-class ServerConfig(BaseModel):
+class ServerConfig(Section):
     """What every server that is asked over HTTP needs to be told."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     url: tuple[str, ...] = Field(min_length=1)
     """Base address(es) ending in /v1; a request goes to the one with the fewest in flight."""
@@ -108,7 +105,7 @@ class TransformersConfig(CheckpointConfig, EngineConfig):
         try:
             from spct_plugin.engines.transformers import TransformersEngine
         except ModuleNotFoundError as error:
-            raise _not_installed(error, "engine", "openai") from None
+            raise not_installed(error, "engine", "openai") from None
 
         return TransformersEngine(self)
 
@@ -145,58 +142,8 @@ class ReplayConfig(EngineConfig):
         return ReplayEngine(self.path)
 
 
-class TransformersMetaConfig(CheckpointConfig, MetaRMConfig):
-    """A classifier with one label, loaded into this process by transformers."""
-
-    kind: Literal["transformers"] = "transformers"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """This meta RM."""
-    batch_size: int = Field(default=32, ge=1)
-    """Judgements scored at once. 32: chosen by us; each is a whole prompt, and 32 of 2,000 tokens
-    keep a GPU busy."""
-
-    @property
-    def native_template(self) -> str:
-        """The tiny meta RM reads what the tiny GRM read."""
-        return "tiny" if self.model == "tiny" else "meta"
-
-    def build(self, template: Template) -> MetaRM:
-        """Make the meta RM; the weights are loaded by its first request.
-
-        Raises:
-            ConfigError: torch and transformers are not installed, or the model cannot be used.
-        """
-        try:
-            from spct_plugin.engines.meta_transformers import TransformersMetaRM
-        except ModuleNotFoundError as error:
-            raise _not_installed(error, "meta_rm", "classify") from None
-
-        return TransformersMetaRM(self, template)
-
-
-class ClassifyConfig(ServerConfig, MetaRMConfig):
-    """A vLLM server that runs a classifier with one label: `vllm serve MODEL --runner pooling`."""
-
-    kind: Literal["classify"] = "classify"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """This meta RM."""
-    url: tuple[str, ...] = Field(min_length=1)
-    """Base address(es), with or without /v1 (vLLM serves /classify beside it); a request goes to
-    the one with the fewest in flight."""
-    request_timeout_s: float = Field(default=120.0, gt=0)
-    """Longest time for one try. Chosen by us: a score is one forward pass, the rest is queueing."""
-
-    @field_validator("url")
-    @classmethod
-    def _beside_v1(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(url.removesuffix("/v1") for url in value)
-
-    def build(self, template: Template) -> MetaRM:
-        """Make the meta RM; connections are opened by the first request."""
-        from spct_plugin.engines.classify import ClassifyMetaRM
-
-        return ClassifyMetaRM(self, template)
-
-
-def _not_installed(error: ModuleNotFoundError, section: str, other: str) -> ConfigError:
+def not_installed(error: ModuleNotFoundError, section: str, other: str) -> ConfigError:
+    """Say what to install for a model in this process, or which kind does without."""
     return ConfigError(
         f"{section}.kind: 'transformers' needs {error.name}, which is not installed; run: "
         f"pip install 'spct-plugin[trl]', or set {section}.kind: {other}"

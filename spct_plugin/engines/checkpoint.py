@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from spct_plugin.engines.builtin import CheckpointConfig
+from spct_plugin.engines.tokenizer import ChatTokenizer
 from spct_plugin.errors import ConfigError
-from spct_plugin.templates import any_of, break_tokens
 from spct_plugin.tiny import MODELS
 
 
@@ -28,7 +28,8 @@ class Checkpoint:
         padding_side: "left" to generate, "right" to classify.
 
     Attributes:
-        tokenizer: With a chat template.
+        chats: Its tokenizer, with a chat template.
+        tokenizer: As transformers loads it.
         config: The model's own configuration.
         context: Tokens it can hold; None where it states no limit.
         identity: Model, and revision or fingerprint of the weights.
@@ -43,44 +44,33 @@ class Checkpoint:
         self._keys = keys
         self._section = section
         self._path = str(MODELS / bundled) if keys.model == "tiny" else keys.model
-        source: dict[str, Any] = {
+        self._source: dict[str, Any] = {
             "revision": keys.revision,
             "trust_remote_code": keys.trust_remote_code,
         }
         try:
-            self.config: Any = AutoConfig.from_pretrained(self._path, **source)
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                self._path, padding_side=padding_side, **source
-            )
+            self.config: Any = AutoConfig.from_pretrained(self._path, **self._source)
         except (OSError, ValueError) as error:
             raise self._cannot_load(error) from None
-        if not self.tokenizer.chat_template:
-            raise ConfigError(
-                f"{section}.model: the tokenizer of {keys.model!r} has no chat template"
-            )
+        self.chats = ChatTokenizer(
+            keys.model,
+            path=self._path,
+            section=section,
+            padding_side=padding_side,
+            **self._source,
+        )
+        self.tokenizer = self.chats.tokenizer
         self.context: int | None = getattr(
             self.config.get_text_config(), "max_position_embeddings", None
         )
         self.identity = f"{keys.model}@{keys.revision or _fingerprint(Path(self._path))}"
         self._device = _device(keys.device, section)
-        self._special = any_of(self.tokenizer.get_added_vocab())
 
     def encode(
         self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool
     ) -> list[int]:
         """Render a chat; no text in it becomes one of this tokenizer's special tokens."""
-        safe = [
-            {**message, "content": break_tokens(message["content"], self._special)}
-            for message in messages
-        ]
-        ids: Any = self.tokenizer.apply_chat_template(
-            safe,
-            add_generation_prompt=add_generation_prompt,
-            return_dict=False,
-            # What is too long is a failure with a name, and no warning of the tokenizer's.
-            tokenizer_kwargs={"verbose": False},
-        )
-        return list(ids)
+        return self.chats.encode(messages, add_generation_prompt=add_generation_prompt)
 
     def load(self, model_class: Any, *, all_weights: bool = False) -> Any:
         """Load the weights, ready to use.
@@ -98,9 +88,8 @@ class Checkpoint:
             model, info = model_class.from_pretrained(
                 self._path,
                 dtype=dtype,
-                revision=self._keys.revision,
-                trust_remote_code=self._keys.trust_remote_code,
                 output_loading_info=True,
+                **self._source,
             )
         except (OSError, ValueError, SafetensorError) as error:
             raise self._cannot_load(error) from None

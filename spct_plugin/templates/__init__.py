@@ -10,7 +10,7 @@ heading, a score box or a chat control token either.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,10 @@ BUNDLED: dict[str, tuple[tuple[int, int], int | None]] = {
     "default": ((1, 10), None),
     "single": ((0, 1), 1),
     "tiny": ((1, 10), None),
-    "meta": ((1, 10), None),
 }
-"""Bundled templates: their scale, and the most responses they show at once.
-
-"meta" asks for no judgement: a meta RM reads it before the judgement that it scores.
-"""
+"""Bundled templates of judges: their scale, and the most responses they show at once."""
+META = "meta"
+"""The bundled template of meta RMs. It asks for no judgement, so that no judge may be given it."""
 
 
 class Template(Protocol):
@@ -169,38 +167,62 @@ def break_tokens(text: str, tokens: re.Pattern[str]) -> str:
 
 
 def load_template(
-    name: str,
-    scale: tuple[int, int] | None = None,
-    max_responses: int | None = None,
-    *,
-    key: str = "template.name",
+    name: str, scale: tuple[int, int] | None = None, max_responses: int | None = None
 ) -> JinjaTemplate:
-    """Load a bundled template by its name, or a file by its path.
+    """Load a judge's bundled template by its name, or a file by its path.
 
     Args:
         name: A name in `BUNDLED`, or a path.
         scale: Lowest and highest score; None = the bundled template's own, 1..10 for a file.
         max_responses: The most responses it can show at once; None = the template's own.
-        key: The key of the configuration that names it, for messages.
 
     Raises:
         ConfigError: No such template, or its syntax is wrong.
     """
     own_scale, own_max = BUNDLED.get(name, ((1, 10), None))
-    path = HERE / f"{name}.jinja" if name in BUNDLED else Path(name)
+    return _load(name, scale or own_scale, max_responses or own_max, "template.name", BUNDLED)
+
+
+def load_meta_template(
+    name: str, templates: Mapping[str, Template], *, key: str = "meta_rm.template"
+) -> Template:
+    """Find the template by which a meta RM is shown a task, in training and in use.
+
+    Args:
+        name: "meta", the name of a judge's template, or a path.
+        templates: Those of judges, by name: the bundled ones and those of plugins.
+        key: The key that names it, for messages.
+
+    Raises:
+        ConfigError: No such template, or its syntax is wrong.
+    """
+    # What "meta" means must not change under a model by a plugin's template for judges.
+    if name != META and name in templates:
+        return templates[name]
+    return _load(name, *BUNDLED.get(name, ((1, 10), None)), key, (META, *BUNDLED))
+
+
+def _load(
+    name: str,
+    scale: tuple[int, int],
+    max_responses: int | None,
+    key: str,
+    bundled: Collection[str],
+) -> JinjaTemplate:
+    path = HERE / f"{name}.jinja" if name in bundled else Path(name)
     try:
         wording = path.read_text(encoding="utf-8")
         source = _environment().from_string(wording)
     except OSError as error:
         raise ConfigError(
-            f"{key}: expected one of {sorted(BUNDLED)}, a plugin's template or a readable "
+            f"{key}: expected one of {sorted(bundled)}, a plugin's template or a readable "
             f"file, found {name!r} ({error.strerror})"
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"template {name!r} is not UTF-8 text") from None
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"template {name!r}, line {error.lineno}: {error.message}") from None
-    return JinjaTemplate(name, scale or own_scale, source, max_responses or own_max, wording)
+    return JinjaTemplate(name, scale, source, max_responses, wording)
 
 
 def _environment() -> jinja2.Environment:

@@ -11,10 +11,9 @@ No text inside a prompt becomes one of the tokenizer's control tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from spct_plugin.engines.tokenizer import ChatTokenizer
 from spct_plugin.errors import ConfigError, TaskError
-from spct_plugin.templates import any_of, break_tokens
 from spct_plugin.tiny import MODELS
 
 
@@ -24,29 +23,16 @@ class Chat:
     Args:
         model: A folder, a hub id, or "tiny".
 
+    Attributes:
+        tokenizer: As transformers loads it.
+
     Raises:
         ConfigError: There is no such tokenizer, or it has no chat template.
     """
 
     def __init__(self, model: str) -> None:
-        try:
-            from transformers import AutoTokenizer
-        except ModuleNotFoundError:
-            raise ConfigError(
-                "rendering needs transformers; run: pip install 'spct-plugin[trl]'"
-            ) from None
-        path = str(MODELS / "grm") if model == "tiny" else model
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"cannot load the tokenizer of {model!r}: {reason}") from None
-        if not self.tokenizer.chat_template:
-            raise ConfigError(
-                f"the tokenizer of {model!r} has no chat template; name one that has, such as that "
-                "of the instruction-tuned model of the family"
-            )
-        self._break = any_of(self.tokenizer.get_added_vocab())
+        self._chats = ChatTokenizer(model, path=MODELS / "grm" if model == "tiny" else None)
+        self.tokenizer = self._chats.tokenizer
         # Trainers tokenise texts with special tokens, so a rendered first one would be doubled.
         self._bos = self.tokenizer.bos_token if self._adds_bos() else ""
 
@@ -85,10 +71,7 @@ class Chat:
         return len(self.tokenizer(text, verbose=False)["input_ids"])
 
     def _render(self, turns: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
-        safe = [turn | {"content": break_tokens(turn["content"], self._break)} for turn in turns]
-        text: str = self.tokenizer.apply_chat_template(
-            safe, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        text = self._chats.render(turns, add_generation_prompt=add_generation_prompt)
         return text.removeprefix(self._bos)
 
     def _adds_bos(self) -> bool:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 
 from spct_plugin.parsing import ParsedJudgement
+from spct_plugin.voting import is_tied
 
 RIGHT, WRONG = 1.0, -1.0
 
@@ -67,12 +68,12 @@ def outcome_metrics(
     """
     read = [(j.scores, label) for j, label in zip(judgements, labels, strict=True) if j.scores]
     several = [(scores, label) for scores, label in read if len(scores) > 1]
-    decided = [(s, label) for s, label in several if s.count(max(s)) == 1]
+    decided = [(scores, label) for scores, label in several if not is_tied(scores)]
     return {
         "accuracy": sum(is_correct(scores, label) for scores, label in read)
         / max(1, len(judgements)),
         "parse_rate": len(read) / max(1, len(judgements)),
-        "ties": 1 - len(decided) / len(several) if several else math.nan,
+        "ties": _mean([is_tied(scores) for scores, _ in several]),
         "first_wins": _mean([(s[0] == max(s)) - (label == 0) for s, label in decided]),
         "principles": _mean([len(judgement.principles) for judgement in judgements]),
         "critique_length": _mean([len(judgement.critique) for judgement in judgements]),

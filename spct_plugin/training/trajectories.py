@@ -8,18 +8,17 @@ A judgement that infrastructure lost says nothing about the judge and is left ou
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spct_plugin.data.rows import BadRow, line_problem, parse_task
+from spct_plugin.data.judged import parse_judged
+from spct_plugin.data.rows import BadRow, read_lines
 from spct_plugin.errors import TaskError
 from spct_plugin.failures import INFRASTRUCTURE_FAILURES
-from spct_plugin.records import read_judgement
 from spct_plugin.training.outcome import is_correct
-from spct_plugin.types import Judgement, JudgeTask, is_list
+from spct_plugin.types import Judgement, JudgeTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +68,7 @@ def read_trajectories(path: Path) -> Iterator[Trajectories | BadRow]:
     Raises:
         TaskError: The file cannot be read at all.
     """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield parse_trajectories(json.loads(line))
-                except (ValueError, RecursionError) as error:
-                    yield BadRow(number, line_problem(error))
-    except OSError as error:
-        raise TaskError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    return read_lines(path, parse_trajectories)
 
 
 def parse_trajectories(row: Mapping[str, Any]) -> Trajectories:
@@ -86,13 +77,8 @@ def parse_trajectories(row: Mapping[str, Any]) -> Trajectories:
     Raises:
         TaskError: It is none; the message says what is missing.
     """
-    parsed = parse_task(row)
-    if parsed.label is None:
+    judged = parse_judged(row)
+    if judged.label is None:
         raise TaskError("label: expected the index of the best completion, found none")
-    records = row.get("judgements")
-    if not is_list(records):
-        raise TaskError("judgements: expected a list, as spct sample writes it")
-    n = len(parsed.task.completions)
-    judgements = [read_judgement(record, n) for record in records]
-    own = (j for j in judgements if j.failure not in INFRASTRUCTURE_FAILURES)
-    return Trajectories(parsed.id, parsed.task, parsed.label, bool(row.get("hinted")), tuple(own))
+    own = (j for j in judged.judgements if j.failure not in INFRASTRUCTURE_FAILURES)
+    return Trajectories(judged.id, judged.task, judged.label, judged.hinted, tuple(own))

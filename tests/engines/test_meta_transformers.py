@@ -16,15 +16,15 @@ from judging_helpers import by_content, numbered, said
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from spct_plugin import ConfigError, Judgement, JudgeTask, RewardModel, SPCTConfig
-from spct_plugin.engines.builtin import TransformersMetaConfig
 from spct_plugin.meta_rm import meta_messages
-from spct_plugin.templates import load_template
+from spct_plugin.meta_rm.builtin import TransformersMetaConfig
+from spct_plugin.templates import load_meta_template
 from spct_plugin.testing import ScriptedEngine, check_meta_rm
 from spct_plugin.tiny.model import build_model, build_tokenizer
 
 TASK = JudgeTask("Name a prime.", ["7", "8"])
 TEXTS = ["short", "a judgement of some more words " * 9, "Scores: \\boxed{7, 3}", "x"]
-META = load_template("meta")
+META = load_meta_template("meta", {})
 
 
 def judgements(*texts):
@@ -120,18 +120,17 @@ async def test_a_judgement_longer_than_the_context_has_no_score(folder, meta_rm,
     [short, long] = await meta_rm.score(TASK, judgements(*texts))
     assert (math.isfinite(short), long) == (True, None)
     assert await meta_rm.score(TASK, judgements(texts[1])) == [None]
-    assert meta_rm.unscored.counts == {"too_long": 2}
     assert "for a context of 1024" in caplog.text
     assert len([r for r in caplog.records if "meta RM" in r.message]) == 1
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-async def test_a_logit_that_is_no_number_is_none(meta_rm, bad):
+async def test_a_logit_that_is_no_number_is_none(meta_rm, bad, caplog):
     await meta_rm.score(TASK, judgements("x"))
     with torch.no_grad():
         meta_rm._model.score.weight.fill_(bad)
     assert await meta_rm.score(TASK, judgements("x", "y")) == [None, None]
-    assert meta_rm.unscored.counts == {"no_scores": 2}
+    assert caplog.text.count("(no_scores)") == 1
 
 
 async def test_out_of_memory_is_no_number_and_names_the_remedy(meta_rm, monkeypatch, caplog):
@@ -207,7 +206,7 @@ def test_the_identity_follows_weights_and_revision(folder, tmp_path):
 
 
 def test_without_torch_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "spct_plugin.engines.meta_transformers", None)
+    monkeypatch.setitem(sys.modules, "spct_plugin.meta_rm.transformers", None)
     with pytest.raises(ConfigError, match=r"pip install .*, or set meta_rm\.kind: classify"):
         TransformersMetaConfig().build(META)
 

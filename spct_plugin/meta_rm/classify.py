@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from spct_plugin.engines.builtin import ClassifyConfig
 from spct_plugin.engines.http import HTTPClient
 from spct_plugin.errors import EngineError
 from spct_plugin.loop import gather_or_cancel
 from spct_plugin.meta_rm import Unscored, meta_identity, meta_messages
+from spct_plugin.meta_rm.builtin import ClassifyConfig
 from spct_plugin.templates import Template, break_control
 from spct_plugin.types import Judgement, JudgeTask, is_list, is_mapping
 
@@ -25,15 +25,12 @@ class ClassifyMetaRM:
         config: Where and how.
         template: Shows the task.
 
-    Attributes:
-        unscored: How many judgements got None, and why.
-
     Raises:
         ConfigError: The key's environment variable is not set.
     """
 
     def __init__(self, config: ClassifyConfig, template: Template) -> None:
-        self.unscored = Unscored()
+        self._unscored = Unscored()
         self._template = template
         self._client = HTTPClient(config, "meta_rm")
         self.identity = meta_identity(self._client.identity, template)
@@ -50,7 +47,7 @@ class ClassifyMetaRM:
         try:
             return await self._client.ask("/classify", self._body(task, judgement), _logit)
         except EngineError as error:
-            self.unscored.note(error.failure, str(error))
+            self._unscored.note(error.failure, str(error))
             return None
 
     def _body(self, task: JudgeTask, judgement: Judgement) -> dict[str, Any]:

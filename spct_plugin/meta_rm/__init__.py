@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict
-
+from spct_plugin.config_file import Section
 from spct_plugin.failures import Failure
 from spct_plugin.store import Store
-from spct_plugin.templates import JinjaTemplate, Template, encodable
+from spct_plugin.templates import META, JinjaTemplate, Template, encodable
 from spct_plugin.types import Judgement, JudgeTask
 
 log = logging.getLogger(__name__)
@@ -62,12 +60,8 @@ class NoMetaRM:
         """Do nothing: there is nothing to give back."""
 
 
-class MetaRMConfig(BaseModel):
+class MetaRMConfig(Section):
     """A meta RM's section of the configuration: its `kind`, its own keys, and how to build it."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
-    )
 
     kind: str
     """Which meta RM; the other keys of this section belong to it."""
@@ -78,7 +72,7 @@ class MetaRMConfig(BaseModel):
     @property
     def native_template(self) -> str:
         """The template used when the configuration names none."""
-        return "meta"
+        return META
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -107,7 +101,7 @@ class KeptMetaRM:
         """Look scores up, ask for the others, and keep those that are numbers."""
         base = f"{self.identity}\0".encode() + task.digest()
         keys = [_score_key(base, judgement) for judgement in judgements]
-        scores = self._store.find_scores(keys)
+        scores = await self._store.find_scores(keys)
         missing = {k: j for k, j in zip(keys, judgements, strict=True) if k not in scores}
         if missing:
             answers = await self._meta_rm.score(task, list(missing.values()))
@@ -122,22 +116,18 @@ class KeptMetaRM:
 
 
 class Unscored:
-    """Counts judgements that got no score; warns of the first of each kind, not of thousands.
-
-    Attributes:
-        counts: How many, by the reason.
-    """
+    """Warns of the first judgement without a score of each kind, not of thousands."""
 
     def __init__(self) -> None:
-        self.counts: Counter[Failure] = Counter()
+        self._seen: set[Failure] = set()
 
     def note(self, failure: Failure, detail: str) -> None:
-        """Count one judgement."""
-        self.counts[failure] += 1
-        if self.counts[failure] == 1:
+        """Take note of one judgement."""
+        if failure not in self._seen:
+            self._seen.add(failure)
             log.warning(
                 "meta RM: a judgement has no score and ranks after all that have one: %s (%s); "
-                "further ones like it are only counted",
+                "of further ones like it nothing is said",
                 detail,
                 failure,
             )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spct_plugin.failures import Failure
+from spct_plugin.failures import Failure, parse_rate
 from spct_plugin.training.outcome import is_correct
 from spct_plugin.types import Judgement
-from spct_plugin.voting import scores_matrix
+from spct_plugin.voting import is_tied, scores_matrix
 
 Labelled = tuple[int, int, Sequence[Judgement]]
 """A task's number of completions, its label, and its judgements."""
@@ -28,7 +28,7 @@ class Quality:
     Attributes:
         judgements: All of them.
         valid: Those with scores.
-        parse_rate: valid / judgements.
+        parse_rate: Valid ones, as a share of those that came; what infrastructure lost did not.
         failures: Failed judgements by kind; kinds that did not occur are left out.
         tie_rate: Share of single votes whose best score is shared; None for n = 1.
         winner_positions: Share of the unique winners that the judge was shown first, second, ...;
@@ -58,7 +58,7 @@ def describe_judgements(tasks: Sequence[Labelled]) -> Quality:
     return Quality(
         judgements=len(judgements),
         valid=len(valid),
-        parse_rate=_share(len(valid), len(judgements)),
+        parse_rate=parse_rate(judgement.failure for judgement in judgements),
         failures=dict(Counter(j.failure for j in judgements if j.failure is not None)),
         tie_rate=_tie_rate(several),
         winner_positions=_winner_positions(several),
@@ -87,11 +87,11 @@ def _share(part: float, whole: int) -> float | None:
 
 
 def _tie_rate(tasks: Iterable[Labelled]) -> float | None:
-    tied: list[bool] = []
-    for n, _, judgements in tasks:
-        for vote in scores_matrix(judgements, n):
-            known = [score for score in vote if score is not None]
-            tied.append(known.count(max(known)) > 1)
+    tied = [
+        is_tied([score for score in vote if score is not None])
+        for n, _, judgements in tasks
+        for vote in scores_matrix(judgements, n)
+    ]
     return _share(sum(tied), len(tied))
 
 
@@ -109,7 +109,7 @@ def _winner_positions(tasks: Sequence[Labelled]) -> tuple[float, ...] | None:
     won = Counter(
         judgement.order.index(scores.index(max(scores)))
         for judgement, scores, _ in _complete(tasks)
-        if scores.count(max(scores)) == 1
+        if not is_tied(scores)
     )
     winners = won.total()
     return tuple(won[at] / winners for at in range(tasks[0][0])) if winners else None

@@ -12,11 +12,12 @@ Source: DeepSeek-GRM (arXiv:2504.02495), section 5.1 and App. D: tied winners ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from spct_plugin.blocks import (
+from spct_plugin.errors import TaskError
+from spct_plugin.evaluation.blocks import (
     JudgedTask,
     Outcomes,
     average_credits,
@@ -24,9 +25,8 @@ from spct_plugin.blocks import (
     credit,
     vote_blocks,
 )
-from spct_plugin.errors import TaskError
+from spct_plugin.evaluation.quality import Quality, describe_judgements
 from spct_plugin.intervals import Floats, bootstrap_aucs, bootstrap_means
-from spct_plugin.quality import Quality, describe_judgements
 from spct_plugin.voting import Vote, tally
 
 
@@ -109,6 +109,8 @@ class _Way:
 
 _GREEDY = _Way(1, greedy=True)
 _Results = dict[_Way, list[Outcomes]]
+_Compared = _Way | tuple[_Way, _Way]
+"""One way, or two: the difference of the first to the second."""
 
 
 def evaluate(
@@ -117,7 +119,6 @@ def evaluate(
     k_metas: Sequence[int] = (),
     *,
     vote: Vote = tally,
-    seed: int = 0,
 ) -> Evaluation:
     """Compare votes with labels.
 
@@ -126,7 +127,6 @@ def evaluate(
         ks: Votes per block.
         k_metas: Votes to keep of the largest k; empty = no meta RM.
         vote: How scores become means.
-        seed: Of the intervals.
 
     Raises:
         TaskError: A task has too few votes.
@@ -142,7 +142,7 @@ def evaluate(
     for n in _sizes(tasks):
         chosen = [i for i, task in enumerate(tasks) if task.n == n or (n == "all" and task.n > 1)]
         own = {way: [outcomes[i] for i in chosen] for way, outcomes in results.items()}
-        groups.append(_group(n, [tasks[i] for i in chosen], plan, own, seed))
+        groups.append(_group(n, [tasks[i] for i in chosen], plan, own))
     return Evaluation(votes, tuple(groups))
 
 
@@ -171,19 +171,17 @@ def _group(
     tasks: Sequence[JudgedTask],
     plan: tuple[list[_Way], list[_Way], list[_Way]],
     results: _Results,
-    seed: int,
 ) -> Group:
     plain, meta, sweep = plan
     gauge = average_wins if n == 1 else average_credits
     arrays = {way: gauge(tasks, outcomes) for way, outcomes in results.items()}
-    pairs = [(plain[-1], plain[0]), *((way, _Way(way.k)) for way in [*meta, *sweep])]
-    differences = [arrays[one] - arrays[other] for one, other in pairs]
-    found = _estimates([*arrays.values(), *differences], seed)
-    values, over = dict(zip(arrays, found, strict=False)), found[len(arrays) :]
-    over_plain = {one: estimate for (one, _), estimate in zip(pairs[1:], over[1:], strict=True)}
+    gain = (plain[-1], plain[0])
+    pairs = [gain, *((way, _Way(way.k)) for way in [*meta, *sweep])]
+    differences = {(one, other): arrays[one] - arrays[other] for one, other in pairs}
+    found = _estimates({**arrays, **differences})
 
     def points(ways: Iterable[_Way]) -> tuple[Point, ...]:
-        return tuple(_point(way, values[way], results[way], over_plain.get(way)) for way in ways)
+        return tuple(_point(way, found, results[way]) for way in ways)
 
     return Group(
         n=n,
@@ -193,21 +191,23 @@ def _group(
         meta=points(meta),
         k_meta_sweep=points(sweep),
         greedy=points([_GREEDY])[0],
-        gain=over[0],
+        gain=found[gain],
         quality=describe_judgements([(t.n, t.label, t.judgements) for t in tasks]),
     )
 
 
-def _point(
-    way: _Way, found: Estimate, outcomes: Iterable[Outcomes], over_plain: Estimate | None
-) -> Point:
+def _point(way: _Way, found: Mapping[_Compared, Estimate], outcomes: Iterable[Outcomes]) -> Point:
     blocks = [outcome for own in outcomes for outcome in own]
-    shown = (found.value, found.low, found.high)
-    return Point(*shown, way.k, way.k_meta, len(blocks), blocks.count(None), over_plain)
+    own = found[way]
+    over_plain = None if way.k_meta is None else found[way, _Way(way.k)]
+    counts = (len(blocks), blocks.count(None))
+    return Point(own.value, own.low, own.high, way.k, way.k_meta, *counts, over_plain)
 
 
-def _estimates(series: Sequence[Floats], seed: int) -> list[Estimate]:
-    if not series[0].size:
-        return [Estimate(None, None, None)] * len(series)
-    bootstrap = bootstrap_aucs if series[0].ndim == 2 else bootstrap_means
-    return [Estimate(value, *interval) for value, interval in bootstrap(series, seed)]
+def _estimates(series: Mapping[_Compared, Floats]) -> dict[_Compared, Estimate]:
+    arrays = list(series.values())
+    if not arrays[0].size:
+        return dict.fromkeys(series, Estimate(None, None, None))
+    found = bootstrap_aucs(arrays) if arrays[0].ndim == 2 else bootstrap_means(arrays)
+    estimates = [Estimate(value, low, high) for value, (low, high) in found]
+    return dict(zip(series, estimates, strict=True))

@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from spct_plugin.engines.batching import Batcher, Waiting
-from spct_plugin.engines.builtin import TransformersMetaConfig
 from spct_plugin.engines.checkpoint import Checkpoint
 from spct_plugin.errors import ConfigError
 from spct_plugin.meta_rm import Unscored, meta_identity, meta_messages
+from spct_plugin.meta_rm.builtin import TransformersMetaConfig
 from spct_plugin.templates import Template
 from spct_plugin.types import Judgement, JudgeTask
 
@@ -43,15 +43,12 @@ class TransformersMetaRM:
         config: Which model, and how.
         template: Shows the task.
 
-    Attributes:
-        unscored: How many judgements got None, and why.
-
     Raises:
         ConfigError: There is no such model, or it is no scalar classifier that can be padded.
     """
 
     def __init__(self, config: TransformersMetaConfig, template: Template) -> None:
-        self.unscored = Unscored()
+        self._unscored = Unscored()
         self._config = config
         self._template = template
         self._checkpoint = Checkpoint(
@@ -59,7 +56,7 @@ class TransformersMetaRM:
         )
         self.identity = meta_identity(self._checkpoint.identity, template)
         self._check_labels()
-        self._check_padding()
+        self._checkpoint.chats.check_padding()
         self._batcher: Batcher[_Waiting] = Batcher("spct-meta-rm", self._plan, self._score)
         self._model: Any = None
 
@@ -87,16 +84,6 @@ class TransformersMetaRM:
                 f"{self._config.model!r}; train one with num_labels=1"
             )
 
-    def _check_padding(self) -> None:
-        """Refuse what would make transformers take the logit of another token than the last."""
-        tokenizer = self._checkpoint.tokenizer
-        if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-            raise ConfigError(
-                "meta_rm.model: expected a padding token that differs from the end token, found "
-                f"{tokenizer.pad_token!r} in the tokenizer of {self._config.model!r}; set its "
-                "pad_token to the one it was trained with"
-            )
-
     def _plan(self, waiting: list[_Waiting]) -> Iterator[list[_Waiting]]:
         """Line up in batches, shortest first, so that little is padding."""
         waiting.sort(key=lambda entry: entry.length)
@@ -109,9 +96,13 @@ class TransformersMetaRM:
         rows = [
             self._checkpoint.encode(entry.messages, add_generation_prompt=False) for entry in batch
         ]
-        fitting = [ids for ids in rows if self._fits(ids)]
-        scores = iter(self._logits(fitting) if fitting else [])
-        return [next(scores) if self._fits(ids) else self._too_long(ids) for ids in rows]
+        fitting = [place for place, ids in enumerate(rows) if self._fits(ids)]
+        scores: list[float | None] = [None] * len(rows)
+        if fitting:
+            logits = self._logits([rows[place] for place in fitting])
+            for place, logit in zip(fitting, logits, strict=True):
+                scores[place] = logit
+        return scores
 
     def _logits(self, rows: Sequence[list[int]]) -> list[float | None]:
         model = self._load()
@@ -121,21 +112,22 @@ class TransformersMetaRM:
                 logits = model(**padded.to(model.device)).logits
         except torch.OutOfMemoryError as error:
             for _ in rows:
-                self.unscored.note("engine_error", f"lower meta_rm.batch_size: {error}")
+                self._unscored.note("engine_error", f"lower meta_rm.batch_size: {error}")
             return [None] * len(rows)
         return [self._finite(logit) for logit in logits[:, 0].float().tolist()]
 
     def _fits(self, ids: Sequence[int]) -> bool:
-        return self._checkpoint.context is None or len(ids) <= self._checkpoint.context
-
-    def _too_long(self, ids: Sequence[int]) -> None:
+        """Tell whether the context holds a row, and take note of one that it does not."""
         limit = self._checkpoint.context
-        self.unscored.note("too_long", f"{len(ids)} tokens for a context of {limit}")
+        if limit is None or len(ids) <= limit:
+            return True
+        self._unscored.note("too_long", f"{len(ids)} tokens for a context of {limit}")
+        return False
 
     def _finite(self, logit: float) -> float | None:
         if math.isfinite(logit):
             return logit
-        self.unscored.note("no_scores", f"expected a number, found {logit}")
+        self._unscored.note("no_scores", f"expected a number, found {logit}")
         return None
 
     def _load(self) -> Any:
