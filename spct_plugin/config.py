@@ -31,6 +31,7 @@ from spct_plugin.engines import EngineConfig, Sampling
 from spct_plugin.engines.builtin import TransformersConfig
 from spct_plugin.errors import ConfigError
 from spct_plugin.meta_rm import MetaRM, MetaRMConfig
+from spct_plugin.meta_rm.builtin import TransformersMetaConfig
 from spct_plugin.plugins import Registry, load_plugins
 from spct_plugin.shaping import OnFailure, Scale
 from spct_plugin.templates import Template, load_meta_template, load_template
@@ -218,7 +219,8 @@ class SPCTConfig(Section):
     """What answers the judge's prompts; `kind` decides which other keys there are."""
     meta_rm: SerializeAsAny[MetaRMConfig] | None = None
     """What scores judgements, so that only the best are voted; `kind` decides which other keys
-    there are. null = all valid judgements are voted."""
+    there are. null = all valid judgements are voted. Left out, the bundled GRM comes with the
+    bundled meta RM (but for vote.stop: decided); every other engine has none."""
     template: TemplateConfig = TemplateConfig()
     """How a task becomes the judge's prompt, and on which scale it scores."""
     sampling: SamplingConfig = SamplingConfig()
@@ -319,6 +321,13 @@ class SPCTConfig(Section):
             return None
         name = self.meta_rm.template or self.meta_rm.native_template
         return load_meta_template(name, registry.templates)
+
+    def with_bundled_meta_rm(self) -> SPCTConfig:
+        """Name the bundled meta RM where the bundled GRM judges and nothing is said about one."""
+        bundled = isinstance(self.engine, TransformersConfig) and self.engine.model == "tiny"
+        if not bundled or "meta_rm" in self.model_fields_set or self.vote.stop == "decided":
+            return self
+        return self.model_copy(update={"meta_rm": TransformersMetaConfig(model="tiny")})
 
     def build_meta_rm(self, registry: Registry) -> MetaRM | None:
         """Make the meta RM; None when none is configured.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,12 +72,28 @@ def read_judgement(record: object, n: int) -> Judgement:
         order,
         None if scores is None else _whole(scores),
         failure=failure,
-        text=str(record.get("text") or ""),
+        text=_text(record),
         finish_reason=record.get("finish_reason"),
-        meta_score=record.get("meta_score"),
+        meta_score=_meta_score(record),
         tokens=_count(record, "tokens"),
         vote=_count(record, "vote"),
     )
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    value = record.get("text", "")
+    if not isinstance(value, str):
+        raise TaskError(f"judgements: text: expected a text, found {value!r:.40}")
+    return value
+
+
+def _meta_score(record: Mapping[str, Any]) -> float | None:
+    value = record.get("meta_score")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TaskError(f"judgements: meta_score: expected a number, found {value!r:.40}")
+    return float(value)
 
 
 def _count(record: Mapping[str, Any], key: str) -> int:

@@ -77,7 +77,8 @@ class RewardModel:
         config: What to do; None = the defaults, with the tiny GRM that ships with the package.
         engine: Use this engine instead of the configured one.
         template: Use this template instead of the configured one.
-        meta_rm: Use this meta RM instead of the configured one, if any.
+        meta_rm: Use this meta RM instead of the configured one, if any. The bundled GRM has the
+            bundled one when the configuration does not say.
 
     Raises:
         ConfigError: The parts do not fit together.
@@ -92,6 +93,8 @@ class RewardModel:
         meta_rm: MetaRM | None = None,
     ) -> None:
         self.config = config or SPCTConfig()
+        if engine is None and meta_rm is None:
+            self.config = self.config.with_bundled_meta_rm()
         registry = load_plugins(self.config.plugins)
         if meta_rm is not None:
             self.config.check_meta_rm_allowed()
@@ -367,6 +370,8 @@ class RewardModel:
         longest_first = sorted(range(n), key=lambda i: lengths[i], reverse=True)
         while longest_first and not self._judge.fits(case, longest_first[:1]):
             longest_first.pop(0)
+        if not longest_first:
+            return [], 1
         size = largest_list(size, lambda s: self._judge.fits(case, longest_first[:s]))
         return sorted(longest_first), max(1, size)
 

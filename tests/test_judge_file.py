@@ -101,6 +101,13 @@ def test_a_run_that_was_killed_goes_on_where_it_was(source, target, cut):
     assert not target.with_name("rewards.jsonl.resume").exists()
 
 
+def test_a_row_whose_label_changed_is_not_resumed(source, target):
+    run(model(), source, target)
+    source.write_text(source.read_text().replace('"label": 1', '"label": 0'))
+    with pytest.raises(TaskError, match="was judged with another label"):
+        run(model(), source, target)
+
+
 def test_new_rows_are_added_to_what_is_there(source, target):
     run(model(), source, target)
     with source.open("a", encoding="utf-8") as file:

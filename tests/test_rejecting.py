@@ -144,6 +144,7 @@ def test_an_empty_output_says_which_rule_took_everything(tmp_path, chat):
     assert not (tmp_path / "out.jsonl").exists()
 
 
+one = {"indices": [0, 1], "order": [0, 1], "scores": [1, 2]}
 BROKEN = {
     "not JSON": "{",
     "no label": json.dumps({"id": "a", "prompt": "?", "completions": ["x", "y"], "judgements": []}),
@@ -156,6 +157,11 @@ BROKEN = {
         {**(row := sampled("a", [[1, 2]])), "judgements": [{**row["judgements"][0], "vote": [1]}]}
     ),
     "too few scores": json.dumps(sampled("a", [[1]])),
+    "hinted by a text": json.dumps(sampled("a", [[1, 2]]) | {"hinted": "false"}),
+    "a meta score that is none": json.dumps(
+        sampled("a", []) | {"judgements": [one | {"meta_score": "0.9"}]}
+    ),
+    "a text that is none": json.dumps(sampled("a", []) | {"judgements": [one | {"text": {}}]}),
     "order of others": json.dumps(
         sampled("a", []) | {"judgements": [{"indices": [0, 1], "order": [0, 2], "scores": [1, 2]}]}
     ),
@@ -182,6 +188,39 @@ def test_input_and_output_must_differ(tmp_path, chat):
     source = write(tmp_path / "in.jsonl", sampled("a", [[3, 8]]))
     with pytest.raises(TaskError, match="another file"):
         run(source, source, chat)
+
+
+def test_answers_to_another_templates_prompts_are_refused(tmp_path, chat):
+    row = sampled("a", [[3, 8], [8, 3]]) | {"version": "model@1|tiny+hint|0123"}
+    source = write(tmp_path / "in.jsonl", row)
+    for rows in (sft_rows, rl_rows):
+        with pytest.raises(TaskError, match="sampled with template 'tiny', found 'default'"):
+            run(source, tmp_path / "out.jsonl", chat, rows)
+    single = SPCTConfig.model_validate({"template": {"name": "single"}})
+    source = write(tmp_path / "in.jsonl", sampled("a", [[3, 8], [8, 3]]))
+    with pytest.raises(TaskError, match=r"shows 1 completion\(s\), found a task with 2"):
+        run(source, tmp_path / "out.jsonl", chat, rl_rows, single)
+
+
+def test_a_task_read_twice_is_learnt_once(tmp_path, chat):
+    row, told = sampled("a", [[3, 8], [8, 3]]), sampled("a", [[3, 8]], hinted=True)
+    counts = run(write(tmp_path / "in.jsonl", row, told, row), tmp_path / "out.jsonl", chat)
+    assert (counts.rows, counts.tasks["read before"]) == (2, 1)
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path, chat, monkeypatch):
+    source = write(tmp_path / "in.jsonl", sampled("a", [[3, 8], [8, 3]]))
+    target = tmp_path / "out.jsonl"
+    target.write_text("before")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(TaskError, match="No space left"):
+        run(source, target, chat)
+    assert target.read_text() == "before"
+    assert not (tmp_path / "out.jsonl.part").exists()
 
 
 def test_special_tokens_in_a_text_stay_text(chat):
@@ -294,3 +333,11 @@ class CountingConfig(EngineConfig):
 def spct_register_engines(register):
     register("counting", CountingConfig)
 """
+
+
+def test_a_row_without_a_label_is_named_before_anything_is_paid(tmp_path, spct):
+    row = {"id": "a", "prompt": "Count.", "completions": ["say 2", "say 9"]}
+    source = write(tmp_path / "tasks.jsonl", row | {"label": 0}, row | {"id": "b"})
+    code, _, errors = spct("sample", source, "-o", "out.jsonl")
+    assert (code, "found 1 without one, the first with the id 'b'" in errors) == (1, True)
+    assert not (tmp_path / "out.jsonl").exists()

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     Trainer,
     TrainingArguments,
 )
@@ -33,14 +32,15 @@ from trl import ModelConfig
 from spct_plugin.budget import view_task
 from spct_plugin.config import SPCTConfig
 from spct_plugin.data.rows import BadRow
+from spct_plugin.engines.tokenizer import ChatTokenizer
 from spct_plugin.errors import ConfigError, TaskError
 from spct_plugin.evaluation.quality import auc
 from spct_plugin.meta_rm import meta_messages
 from spct_plugin.plugins import load_plugins
-from spct_plugin.templates import any_of, break_tokens, load_template
+from spct_plugin.templates import load_meta_template
 from spct_plugin.training.calibration import calibration_error, reliability
 from spct_plugin.training.trajectories import read_trajectories
-from spct_trl_run import model_name, note, run
+from spct_trl_run import digest_of, model_name, note, run
 
 Row = dict[str, Any]
 """{"input_ids": tokens, "labels": [1.0 for a right judgement, 0.0 for a wrong one]}"""
@@ -78,18 +78,23 @@ def train_meta_rm(script: MetaRMArguments, args: TrainingArguments, model: Model
     """
     _refuse(model)
     name = model_name(model)
-    tokenizer = _tokenizer(name, script.pad_token)
+    chats = ChatTokenizer(
+        name, padding_side="right", pad_token=script.pad_token, revision=model.model_revision
+    )
+    chats.check_padding()
     config = SPCTConfig.load(os.environ.get("SPCT_CONFIG") or None)
-    reader = Reader(tokenizer, config, script.template, script.max_length)
+    reader = Reader(chats, config, script.template, script.max_length)
     rows = reader.read(script.trajectories, "trajectories")
     held_out = reader.read(script.eval_trajectories, "eval_trajectories", both=False)
+    if args.eval_strategy != "no" and not held_out:
+        raise ConfigError("eval_strategy: expected eval_trajectories with judgements, found none")
     random.Random(args.seed).shuffle(rows)
     network = AutoModelForSequenceClassification.from_pretrained(
         name,
         num_labels=1,
         # With one label and no such word, transformers silently trains a squared error.
         problem_type="multi_label_classification",
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=chats.tokenizer.pad_token_id,
         revision=model.model_revision,
         attn_implementation=model.attn_implementation,
         dtype=model.dtype,
@@ -99,9 +104,9 @@ def train_meta_rm(script: MetaRMArguments, args: TrainingArguments, model: Model
         args=args,
         train_dataset=rows,
         eval_dataset=held_out or None,
-        processing_class=tokenizer,
+        processing_class=chats.tokenizer,
     )
-    run(trainer)
+    run(trainer, {"model": name, "data": digest_of(rows)})
     if held_out:
         _report(trainer, held_out, Path(args.output_dir))
 
@@ -110,19 +115,20 @@ class Reader:
     """Reads trajectories into examples.
 
     Args:
-        tokenizer: Of the model to be trained.
+        chats: Tokenizer of the model to be trained.
         config: Its budget says what of a completion is read; its plugins may bring templates.
         template: Shows the task before the judgement.
         max_length: Longest example in tokens.
     """
 
-    def __init__(self, tokenizer: Any, config: SPCTConfig, template: str, max_length: int) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, chats: ChatTokenizer, config: SPCTConfig, template: str, max_length: int
+    ) -> None:
+        self._chats = chats
         self._budget = config.budget
         known = load_plugins(config.plugins).templates
-        self._template = known.get(template) or load_template(template)
+        self._template = load_meta_template(template, known, key="template")
         self._max_length = max_length
-        self._special = any_of(tokenizer.get_added_vocab())
 
     def read(self, paths: Sequence[str], key: str, *, both: bool = True) -> list[Row]:
         """Read files.
@@ -155,7 +161,7 @@ class Reader:
     def _examples(self, path: Path) -> Iterator[Row]:
         for found in read_trajectories(path):
             if isinstance(found, BadRow):
-                note(f"{path}, line {found.line}: {found.problem}; left out")
+                note(f"{found.within(path)}; left out")
                 continue
             if found.hinted:
                 continue
@@ -163,21 +169,10 @@ class Reader:
                 found.task, self._budget.completion_view, self._budget.max_completion_chars
             )
             for judgement in found.judgements:
-                if judgement.scores is not None:
+                if judgement.scores is not None and found.is_whole(judgement):
                     messages = meta_messages(self._template, task, judgement.order, judgement.text)
-                    yield {
-                        "input_ids": self._ids(messages),
-                        "labels": [float(found.is_right(judgement))],
-                    }
-
-    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
-        safe = [
-            turn | {"content": break_tokens(turn["content"], self._special)} for turn in messages
-        ]
-        ids: Any = self._tokenizer.apply_chat_template(
-            safe, return_dict=False, tokenizer_kwargs={"verbose": False}
-        )
-        return list(ids)
+                    ids = self._chats.encode(messages, add_generation_prompt=False)
+                    yield {"input_ids": ids, "labels": [float(found.is_right(judgement))]}
 
 
 def _report(trainer: Trainer, rows: Sequence[Row], folder: Path) -> None:
@@ -213,28 +208,3 @@ def _refuse(model: ModelConfig) -> None:
     for key in ("use_peft", "load_in_4bit", "load_in_8bit"):
         if getattr(model, key):
             raise ConfigError(f"{key}: the meta RM is trained whole; leave it out")
-
-
-def _tokenizer(name: str, pad_token: str | None) -> Any:
-    """Load the tokenizer, to pad on the right with a token that ends nothing.
-
-    Raises:
-        ConfigError: No such tokenizer, or it cannot pad or render a chat.
-    """
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, padding_side="right")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"cannot load the tokenizer of {name!r}: {reason}") from None
-    if pad_token is not None:
-        if pad_token not in tokenizer.get_vocab():
-            raise ConfigError(f"pad_token: expected a token of {name!r}, found {pad_token!r}")
-        tokenizer.pad_token = pad_token
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        raise ConfigError(
-            f"the tokenizer of {name!r} pads with {tokenizer.pad_token!r}, its end token, which "
-            "would hide where a judgement ends; set pad_token to another of its tokens"
-        )
-    if not tokenizer.chat_template:
-        raise ConfigError(f"the tokenizer of {name!r} has no chat template")
-    return tokenizer

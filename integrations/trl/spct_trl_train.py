@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import TrainingArguments
 from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, SFTConfig, TrlParser
@@ -63,8 +63,10 @@ def parse(stage: str, arguments: Sequence[str]) -> tuple[list[Any], list[str], l
     """
     if stage not in STAGES:
         raise ConfigError(f"expected a stage: one of {list(STAGES)}, found {stage!r}")
+    parser = TrlParser(STAGES[stage][0])
+    parser.error = _refuse
     try:
-        *parsed, in_file, in_line = TrlParser(STAGES[stage][0]).parse_args_and_config(
+        *parsed, in_file, in_line = parser.parse_args_and_config(
             list(arguments), return_remaining_strings=True, separate_remaining_strings=True
         )
     except (ValueError, TypeError, OSError, YAMLError) as error:
@@ -78,8 +80,13 @@ def launch(stage: str, arguments: Sequence[str], launch_arguments: Sequence[str]
     """Start a stage by `accelerate launch`, on as many processes as its keys say."""
     from accelerate.commands.launch import launch_command, launch_command_parser
 
+    parser = launch_command_parser()
+    parser.error = _refuse
     command = [*launch_arguments, "--module", "spct_trl_train", stage, *arguments]
-    launch_command(launch_command_parser().parse_args(command))
+    parsed = parser.parse_args(command)
+    if parsed.training_script != "spct_trl_train":
+        raise ConfigError(f"expected keys like --learning_rate, found {parsed.training_script!r}")
+    launch_command(parsed)
 
 
 def main() -> None:
@@ -89,6 +96,15 @@ def main() -> None:
         train(stage, arguments, launched=True)
     except SPCTError as error:
         sys.exit(f"spct: {error}")
+
+
+def _refuse(message: str) -> NoReturn:
+    """Say in one line what argparse would say below pages of usage.
+
+    Raises:
+        ConfigError: Always.
+    """
+    raise ConfigError(f"spct train: {message}")
 
 
 def _without(arguments: Sequence[str], taken: Sequence[str]) -> list[str]:

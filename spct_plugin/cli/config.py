@@ -28,5 +28,5 @@ def config(
     elif as_reference:
         typer.echo(reference(), nl=False)
     else:
-        loaded = SPCTConfig.load(path, override or [])
+        loaded = SPCTConfig.load(path, override or []).with_bundled_meta_rm()
         typer.echo(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False), nl=False)

@@ -49,7 +49,7 @@ def reject(
 
     def advance(path: Path, bad: BadRow | None) -> None:
         if bad is not None:
-            typer.echo(f"spct: {path}, line {bad.line}: {bad.problem}; left out", err=True)
+            typer.echo(f"spct: {bad.within(path)}; left out", err=True)
 
     counts = reject_files(sources, target, rows, advance)
     typer.echo(json.dumps(vars(counts))) if as_json else _print(counts, target)

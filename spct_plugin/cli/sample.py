@@ -10,6 +10,7 @@ import typer
 from spct_plugin.cli.judging import describe, judge_with_progress, spent
 from spct_plugin.cli.options import ConfigFile, Overrides
 from spct_plugin.config import SPCTConfig
+from spct_plugin.data.rows import check_labelled
 from spct_plugin.plugins import load_plugins
 from spct_plugin.reward_model import RewardModel
 from spct_plugin.training.hints import HintedTemplate
@@ -31,11 +32,15 @@ def sample(
     override: Overrides = None,
 ) -> None:
     """Sample judgements of every task; a run that was stopped goes on where it was."""
+    check_labelled(source)
     samples = k or (1 if hinted else N_RFT)
     overrides = [*(override or []), f"vote.k={samples}", "vote.stop=never", "meta_rm=null"]
     loaded = SPCTConfig.load(config, overrides)
-    template, _ = loaded.template_and_vote(load_plugins(loaded.plugins))
-    model = RewardModel(loaded, template=HintedTemplate(template) if hinted else template)
+    template = None
+    if hinted:
+        asked, _ = loaded.template_and_vote(load_plugins(loaded.plugins))
+        template = HintedTemplate(asked)
+    model = RewardModel(loaded, template=template)
     summary = judge_with_progress(
         model, source, target, what="sampling", mark={"hinted": hinted}, price=price
     )

@@ -30,14 +30,14 @@ def draft(path: Path) -> Generator[TextIO]:
     """Write beside the file, and put it in its place when all went well."""
     if path.is_dir():
         raise TaskError(f"cannot write {str(path)!r}: is a folder")
-    draft = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + ".part")
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            try:
+        try:
+            with part.open("w", encoding="utf-8") as file:
                 yield file
-                os.replace(draft, path)
-            finally:
-                draft.unlink(missing_ok=True)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise TaskError(f"cannot write {str(path)!r}: {error.strerror}") from None
 

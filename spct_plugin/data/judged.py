@@ -27,6 +27,7 @@ class JudgedRow:
         task: What was judged.
         label: As in the task file when it was judged; None without one.
         hinted: The judge had been told the answer.
+        template: The template that asked, without a hint; "" when the row does not say.
         judgements: All of them, failed ones too.
     """
 
@@ -34,6 +35,7 @@ class JudgedRow:
     task: JudgeTask
     label: int | None
     hinted: bool
+    template: str
     judgements: tuple[Judgement, ...]
 
 
@@ -58,7 +60,12 @@ def parse_judged(row: Mapping[str, Any]) -> JudgedRow:
         raise TaskError("judgements: expected a list, as spct judge and spct sample write it")
     n = len(parsed.task.completions)
     judgements = tuple(read_judgement(record, n) for record in records)
-    return JudgedRow(parsed.id, parsed.task, parsed.label, bool(row.get("hinted")), judgements)
+    hinted = row.get("hinted", False)
+    if not isinstance(hinted, bool):
+        raise TaskError(f"hinted: expected true or false, found {hinted!r:.40}")
+    # A version is "engine|template|digest", with more behind it when there is a meta RM.
+    template = [*str(row.get("version", "")).split("|"), ""][1].removesuffix("+hint")
+    return JudgedRow(parsed.id, parsed.task, parsed.label, hinted, template, judgements)
 
 
 def recorded_votes(path: Path) -> int | None:

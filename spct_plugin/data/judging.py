@@ -21,6 +21,9 @@ from spct_plugin.records import reward_record
 from spct_plugin.reward_model import RewardModel
 from spct_plugin.types import GroupReward
 
+Judged = tuple[str, int | None]
+"""Digest of a task as it was judged, and its label."""
+
 
 @dataclass
 class Summary:
@@ -75,7 +78,7 @@ async def judge_file(
     summary = Summary()
     _check_files(source, target)
     target = target.resolve()
-    done: dict[str, str] = {}
+    done: dict[str, Judged] = {}
     waiting: list[TaskRow] = []
 
     def fresh() -> Iterator[Any]:
@@ -84,7 +87,7 @@ async def judge_file(
                 summary.bad.append(row)
                 advance(row, summary)
             elif row.id in done:
-                _check_same(row, model.task_digest(row.task), done[row.id])
+                _check_same(row, (model.task_digest(row.task), row.label), done[row.id])
                 summary.resumed += 1
                 advance(row, summary)
             else:
@@ -139,16 +142,17 @@ def _count(summary: Summary, reward: GroupReward) -> None:
             summary.details.setdefault(judgement.failure, judgement.detail)
 
 
-def _check_same(row: TaskRow, task: str, judged: str) -> None:
-    if task != judged:
+def _check_same(row: TaskRow, now: Judged, then: Judged) -> None:
+    if now != then:
+        changed = "another label" if now[0] == then[0] else "another prompt or other completions"
         raise TaskError(
-            f"row {row.id!r} was judged with another prompt or other completions; choose another "
-            "output file, or give changed rows new ids"
+            f"row {row.id!r} was judged with {changed}; choose another output file, or give "
+            "changed rows new ids"
         )
 
 
 @contextlib.contextmanager
-def _resumed(target: Path, version: str) -> Generator[tuple[TextIO, dict[str, str]]]:
+def _resumed(target: Path, version: str) -> Generator[tuple[TextIO, dict[str, Judged]]]:
     """Open a file of rewards to go on writing, for nobody else until it is closed.
 
     Gives the file, and the finished rows of an earlier run in it, id to task. Rows that were not
@@ -177,10 +181,10 @@ def _open_alone(path: Path) -> TextIO:
     return file
 
 
-def _finished(target: Path, version: str) -> tuple[bytes, dict[str, str], bool]:
+def _finished(target: Path, version: str) -> tuple[bytes, dict[str, Judged], bool]:
     """Read a file of rewards: its finished rows, their ids and tasks, whether there were others."""
     kept: list[bytes] = []
-    done: dict[str, str] = {}
+    done: dict[str, Judged] = {}
     lines = target.read_bytes().splitlines(keepends=True)
     for line in lines:
         row = _written(line)
@@ -196,7 +200,7 @@ def _finished(target: Path, version: str) -> tuple[bytes, dict[str, str], bool]:
                 f"{version!r}); choose another output file, or delete it"
             )
         kept.append(line)
-        done[row["id"]] = row["task"]
+        done[row["id"]] = (row["task"], row.get("label"))
     return b"".join(kept), done, len(kept) < len(lines)
 
 

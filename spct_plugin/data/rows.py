@@ -64,6 +64,20 @@ def read_tasks(path: Path) -> Iterator[TaskRow | BadRow]:
     return read_lines(path, parse)
 
 
+def check_labelled(path: Path) -> None:
+    """Refuse a task file with rows that nothing can be learnt from, before anything is paid.
+
+    Raises:
+        TaskError: A row has no label, or the file cannot be read.
+    """
+    without = [row.id for row in read_tasks(path) if isinstance(row, TaskRow) and row.label is None]
+    if without:
+        raise TaskError(
+            f"{path}: expected a label in every row, found {len(without)} without one, the first "
+            f"with the id {without[0]!r}"
+        )
+
+
 def read_lines(path: Path, parse: Callable[[Any], T]) -> Iterator[T | BadRow]:
     """Read a JSONL file line by line; blank lines are skipped, a bad line is reported.
 

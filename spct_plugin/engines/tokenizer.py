@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spct_plugin.errors import ConfigError
-from spct_plugin.templates import any_of, break_tokens
+from spct_plugin.templates import any_of, break_tokens, encodable
 
 
 class ChatTokenizer:
@@ -111,6 +111,6 @@ class ChatTokenizer:
 
     def _safe(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
         return [
-            {**message, "content": break_tokens(message["content"], self._special)}
+            {**message, "content": break_tokens(encodable(message["content"]), self._special)}
             for message in messages
         ]

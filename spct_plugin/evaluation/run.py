@@ -121,6 +121,8 @@ def prepare(
             "sampling.temperature: expected more than 0 for votes that differ, found 0; greedy "
             "judging is always done too"
         )
+    if k_metas:
+        sampled = sampled.with_bundled_meta_rm()
     if k_metas and sampled.meta_rm is None:
         raise ConfigError("--meta-rm: the configuration has no section meta_rm; add one")
     greedy = load([*NEUTRAL, NO_META, "vote.k=1", "sampling.temperature=0"])

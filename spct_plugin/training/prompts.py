@@ -34,8 +34,15 @@ class JudgePrompts:
         """Write the judge's user message, with the completions in the given order.
 
         Raises:
-            TaskError: One completion alone, on a scale on which its label 0 or 1 means nothing.
+            TaskError: More completions than the template shows, or one alone on a scale on which
+                its label 0 or 1 means nothing.
         """
+        most = self.template.max_responses
+        if most is not None and len(order) > most:
+            raise TaskError(
+                f"template {self.template.name!r} shows {most} completion(s), found a task with "
+                f"{len(order)}; name the template that it was sampled with"
+            )
         if len(task.completions) == 1 and tuple(self.template.scale) != (0, 1):
             raise TaskError(
                 "a completion alone has the label 0 or 1, found the scale "
@@ -45,6 +52,18 @@ class JudgePrompts:
         viewed = view_task(task, budget.completion_view, budget.max_completion_chars)
         nonce = viewed.digest().hex()[:12] if self._config.template.nonce else ""
         return self.template.render(viewed, order, nonce)
+
+    def check_sampled_with(self, template: str) -> None:
+        """Refuse to train on answers to another template's prompts.
+
+        Raises:
+            TaskError: They were sampled with another template.
+        """
+        if template not in ("", self.template.name):
+            raise TaskError(
+                f"the judgements were sampled with template {template!r}, found "
+                f"{self.template.name!r}; give the configuration that sampled, with -c and -s"
+            )
 
     def shuffled(self, task: JudgeTask, draw: int = 0) -> tuple[int, ...]:
         """Draw an order for a task; another `draw`, another order."""

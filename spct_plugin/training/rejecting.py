@@ -51,6 +51,7 @@ def sft_rows(prompts: JudgePrompts, chat: Chat) -> Rows:
     """
 
     def rows(found: Trajectories, counts: RejectCounts) -> Iterator[dict[str, Any]]:
+        prompts.check_sampled_with(found.template)
         verdict = reject(found.correct, hinted=found.hinted)
         _count(found, verdict, counts)
         for at in verdict.kept:
@@ -74,6 +75,7 @@ def rl_rows(prompts: JudgePrompts, chat: Chat) -> Rows:
     """
 
     def rows(found: Trajectories, counts: RejectCounts) -> Iterator[dict[str, Any]]:
+        prompts.check_sampled_with(found.template)
         if found.hinted:
             counts.tasks["hinted: no measure of how easy a task is"] += 1
             return
@@ -111,16 +113,22 @@ def reject_files(
     counts = RejectCounts()
     if any(source.resolve() == target.resolve() for source in sources):
         raise TaskError(f"expected another file to write to, found {str(target)!r} for both")
+    seen: set[tuple[str, bool]] = set()
     with draft(target) as file:
         for source in sources:
             for found in read_trajectories(source):
                 bad = found if isinstance(found, BadRow) else None
                 counts.bad += bad is not None
                 advance(source, bad)
-                if isinstance(found, Trajectories):
-                    for row in rows(found, counts):
-                        file.write(json.dumps(row) + "\n")
-                        counts.rows += 1
+                if not isinstance(found, Trajectories):
+                    continue
+                if (found.id, found.hinted) in seen:
+                    counts.tasks["read before"] += 1
+                    continue
+                seen.add((found.id, found.hinted))
+                for row in rows(found, counts):
+                    file.write(json.dumps(row) + "\n")
+                    counts.rows += 1
         if not counts.rows:
             raise TaskError(f"nothing is left for {str(target)!r}: {describe(counts)}")
     return counts

@@ -30,6 +30,7 @@ class Trajectories:
         task: What was judged.
         label: n >= 2: index of the best completion. n = 1: the right score.
         hinted: The judge had been told the answer.
+        template: The template that asked; "" when the file does not say.
         judgements: Those that the judge itself wrote, by vote.
     """
 
@@ -37,6 +38,7 @@ class Trajectories:
     task: JudgeTask
     label: int
     hinted: bool
+    template: str
     judgements: tuple[Judgement, ...]
 
     @property
@@ -44,16 +46,21 @@ class Trajectories:
         """Whether each judgement was right (Eq. 10)."""
         return [self.is_right(judgement) for judgement in self.judgements]
 
+    def is_whole(self, judgement: Judgement) -> bool:
+        """Tell whether a judgement saw all completions, so that it can be right at all."""
+        return len(judgement.indices) == len(self.task.completions)
+
     def is_right(self, judgement: Judgement) -> bool:
         """Tell whether a judgement was right; one without scores, or on a part, was not."""
-        whole = len(judgement.indices) == len(self.task.completions)
-        return judgement.scores is not None and whole and is_correct(judgement.scores, self.label)
+        if judgement.scores is None or not self.is_whole(judgement):
+            return False
+        return is_correct(judgement.scores, self.label)
 
     def fate(self, judgement: Judgement) -> str:
         """Say in a few words what became of one judgement."""
         if judgement.scores is None:
             return f"no scores: {judgement.failure}"
-        if len(judgement.indices) < len(self.task.completions):
+        if not self.is_whole(judgement):
             return "judged in parts"
         if self.is_right(judgement):
             return "right"
@@ -81,4 +88,6 @@ def parse_trajectories(row: Mapping[str, Any]) -> Trajectories:
     if judged.label is None:
         raise TaskError("label: expected the index of the best completion, found none")
     own = (j for j in judged.judgements if j.failure not in INFRASTRUCTURE_FAILURES)
-    return Trajectories(judged.id, judged.task, judged.label, judged.hinted, tuple(own))
+    return Trajectories(
+        judged.id, judged.task, judged.label, judged.hinted, judged.template, tuple(own)
+    )

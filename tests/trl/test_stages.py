@@ -47,6 +47,7 @@ def data(tmp_path_factory):
     for name, rows in (("sft", sft_rows), ("rl", rl_rows)):
         made = rows(JudgePrompts(config), Chat("tiny"))
         reject_files([folder / "trajectories.jsonl"], folder / f"{name}.jsonl", made)
+    (folder / EMPTY).touch()
     (folder / "judge.yaml").write_text("template: {name: tiny}\n")
     return folder
 
@@ -123,6 +124,33 @@ def test_a_stage_goes_on_from_its_last_checkpoint(stage):
     assert [row["step"] for row in history(folder)] == [1, 2, 3, 4]
 
 
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_a_finished_stage_is_left_as_it_is(stage):
+    keys = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-2}
+    before = weights(stage("rft", **keys, lr_scheduler_type="constant"))
+    folder = stage("rft", **keys, lr_scheduler_type="constant")
+    assert weights(folder) == before
+    (folder / "model.safetensors").unlink()  # killed between the last checkpoint and the end
+    assert weights(stage("rft", **keys, lr_scheduler_type="constant")) == before
+    assert [row["step"] for row in history(folder)] == [1, 2]
+
+
+def test_checkpoints_of_other_data_are_not_gone_on_with(stage, data, tmp_path):
+    keys = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    folder = stage("rft", **keys)
+    before = weights(folder)
+    other = tmp_path / "other.jsonl"
+    other.write_text((data / "sft.jsonl").read_text().replace("clear", "plain"))
+    datasets = [{"path": "json", "data_files": str(other)}]
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"of another run \(another data\)"):
+            stage("rft", **keys, datasets=datasets)
+    assert weights(folder) == before
+
+
 def test_a_stage_that_was_killed_goes_on_without_loss_or_repetition(data, tmp_path):
     keys = {"max_steps": 12, "num_train_epochs": 99, "save_strategy": "steps", "save_steps": 1}
     path = write(tmp_path, "rft", data, **keys)
@@ -143,7 +171,7 @@ def test_a_stage_that_was_killed_goes_on_without_loss_or_repetition(data, tmp_pa
 def test_a_checkpoint_that_was_not_written_whole_is_passed_over(tmp_path):
     from spct_trl_run import last_checkpoint
 
-    for step, state in ((9, "{}"), (10, "{"), (11, None)):
+    for step, state in ((9, '{"global_step": 9}'), (10, "{"), (11, None), (12, "[]")):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if state is not None:
             (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text(state)
@@ -197,11 +225,52 @@ def test_general_data_counts_beside_the_rejective_rows(stage, tmp_path):
     assert last["step"] == 5  # 24 rejective rows and 12 general ones, 8 a step
 
 
+EMPTY = "empty.jsonl"
 BAD = {
     "no such file": ({"datasets": [{"path": "json", "data_files": "no.jsonl"}]}, TaskError, "data"),
+    "an empty file": ({"datasets": [{"path": "json", "data_files": EMPTY}]}, TaskError, "data"),
     "no data": ({"datasets": None}, ConfigError, "datasets"),
     "no model": ({"model_name_or_path": None}, ConfigError, "model_name_or_path"),
 }
+
+
+LABELS = {"of another": 5, "none": None, "text": "0", "negative": -1}
+
+
+@pytest.mark.parametrize("label", LABELS.values(), ids=LABELS.keys())
+def test_labels_that_do_not_fit_end_the_run_before_it_begins(stage, data, tmp_path, label):
+    rows = [json.loads(line) | {"label": label} for line in (data / "rl.jsonl").open()]
+    path = tmp_path / "rl.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(TaskError, match="row 1: expected the place of the best"):
+        stage("rl", datasets=[{"path": "json", "data_files": str(path)}])
+
+
+def test_prompts_that_leave_no_room_for_a_judgement_are_left_out(stage):
+    with pytest.raises(TaskError, match=r"rows are longer than the context without max_compl"):
+        stage("rl", max_completion_length=1020)
+
+
+def test_evaluation_needs_its_split_and_its_rows_are_not_cut_either(stage):
+    with pytest.raises(ConfigError, match="expected a split 'test'"):
+        stage("rft", eval_strategy="steps", eval_steps=1)
+    with pytest.raises(ConfigError, match="eval_trajectories"):
+        stage("meta-rm", eval_strategy="steps", eval_steps=1, eval_trajectories=[])
+
+
+def test_a_judgement_of_a_part_is_neither_right_nor_wrong(data, tmp_path):
+    from spct_plugin import SPCTConfig
+    from spct_plugin.engines.tokenizer import ChatTokenizer
+    from spct_trl_meta_rm import Reader
+
+    rows = [json.loads(line) for line in (data / "trajectories.jsonl").open()]
+    for row in rows:
+        row["judgements"][1] |= {"indices": [0], "order": [0], "scores": [5]}
+    path = tmp_path / "parts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reader = Reader(ChatTokenizer(str(MODELS / "grm")), SPCTConfig(), "tiny", 1024)
+    found = reader.read([str(path)], "trajectories", both=False)
+    assert [row["labels"] for row in found] == [[1.0]] * len(rows)
 
 
 @pytest.mark.parametrize(("keys", "error", "words"), BAD.values(), ids=BAD.keys())
@@ -240,8 +309,10 @@ def test_a_key_of_nobody_is_an_error(data, tmp_path):
     path = write(tmp_path, "rft", data, learning_rat=1.0)
     from spct_trl_train import train
 
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match=r"spct train: .*learning_rat"):
         train("rft", ["--config", str(path)])
+    with pytest.raises(ConfigError, match="invalid int value: 'many'"):
+        train("rft", ["--config", str(path), "--max_steps", "many"])
 
 
 def test_trl_grpo_finds_the_outcome_reward_by_dotted_path(data, tmp_path):
