@@ -73,13 +73,7 @@ class OutcomeReward:
         Raises:
             ConfigError: The data set lacks `label` or `n`.
         """
-        missing = [name for name in ("label", "n") if name not in columns]
-        if missing:
-            known = sorted(key for key, value in columns.items() if isinstance(value, list))
-            raise ConfigError(
-                f"expected the columns label and n, as spct reject --stage rl writes them, found "
-                f"{known}"
-            )
+        _check_columns(columns)
         ends = _end_tokens(log_metric)
         rows = len(completions)
         judgements = [
@@ -102,6 +96,15 @@ class OutcomeReward:
             outcome.outcome_reward(judgement.scores, label)
             for judgement, label in zip(judgements, labels, strict=True)
         ]
+
+
+def _check_columns(columns: dict[str, Any]) -> None:
+    if not {"label", "n"} <= set(columns):
+        known = sorted(key for key, value in columns.items() if isinstance(value, list))
+        raise ConfigError(
+            "expected the columns label and n, as spct reject --stage rl writes them, found "
+            f"{known}"
+        )
 
 
 def __getattr__(name: str) -> OutcomeReward:
