@@ -86,6 +86,29 @@ def write(tmp_path, name, data, **keys):
 TRAJECTORIES = ("trajectories", "eval_trajectories")
 
 
+CLUSTER = Path(__file__).parents[2] / "recipes/trl"
+# What a CPU and a tiny model cannot do as the recipe says; everything else stays as it is.
+SMALLER = {
+    **ON_CPU,
+    **{"gradient_accumulation_steps": 1, "dtype": "float32", "max_length": 1024},
+    **dict.fromkeys(("accelerate_config", "num_machines", "num_processes", "env", "eos_token")),
+    **dict.fromkeys(("attn_implementation", "chat_template_path", "general_data", "pad_token")),
+    **dict.fromkeys(("router_aux_loss_coef", "model_init_kwargs")),
+}
+SMALLER_RL = {"use_vllm": False, "max_completion_length": 64, "max_length": None}
+
+
+@pytest.mark.parametrize("model", ["gemma-2-27b", "deepseek-v2-lite", "qwen3-4b"])
+@pytest.mark.parametrize("name", ["rft", "rl", "meta-rm"])
+def test_the_recipes_for_clusters_run_on_tiny_models(stage, model, name):
+    recipe = yaml.safe_load((CLUSTER / model / f"{name.replace('-', '_')}.yaml").read_text())
+    own = ("model_name_or_path", "output_dir", "datasets", "max_steps", "logging_steps")
+    own += ("trajectories", "eval_trajectories", "per_device_train_batch_size")
+    keys = {key: value for key, value in recipe.items() if key not in own}
+    folder = stage(name, **keys | SMALLER | (SMALLER_RL if name == "rl" else {}))
+    assert history(folder)[-1]["step"] == 2
+
+
 def history(folder):
     state = json.loads((folder / "trainer_state.json").read_text())
     return [row for row in state["log_history"] if "loss" in row]

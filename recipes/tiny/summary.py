@@ -1,0 +1,74 @@
+"""Put the evaluations of several seeds side by side, as Markdown.
+
+    python summary.py ../../runs/tiny/0 ../../runs/tiny/1 ../../runs/tiny/2
+
+Every cell is the mean over the seeds in percent, and the lowest and highest of them; with the meta
+RM also how many paired 95 % intervals against plain voting lie above (+) and below (-) zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+Groups = list[dict[str, Any]]
+"""One "groups" entry of `spct eval --json` per seed, all of the same n."""
+
+
+def read(runs: Iterable[Path], name: str) -> Iterator[Groups]:
+    """Read an evaluation of every run that has it; one list per n."""
+    paths = [run / name for run in runs]
+    found = [json.loads(p.read_text()) for p in paths if p.exists() and p.stat().st_size]
+    for at in range(len(found[0]["groups"]) if found else 0):
+        yield [one["groups"][at] for one in found]
+
+
+def cell(values: list[float]) -> str:
+    """Write a mean and its range."""
+    mean = sum(values) / len(values)
+    spread = "" if len(values) == 1 else f" ({100 * min(values):.1f} to {100 * max(values):.1f})"
+    return f"{100 * mean:.1f}{spread}"
+
+
+def signs(points: list[dict[str, Any]]) -> str:
+    """Count the seeds in which the difference to plain voting is beyond its interval."""
+    over = [point["over_plain"] for point in points]
+    above = sum(one["low"] > 0 for one in over)
+    below = sum(one["high"] < 0 for one in over)
+    return f" {above}+ {below}-"
+
+
+def rows(stage: str, seeds: Groups) -> Iterator[str]:
+    """Write the rows of one stage and one n."""
+    n = seeds[0]["n"]
+    plain = [cell([one["greedy"]["value"] for one in seeds])]
+    plain += [
+        cell([one["plain"][at]["value"] for one in seeds]) for at in range(len(seeds[0]["plain"]))
+    ]
+    yield f"| {stage} | {n} | {' | '.join(plain)} |"
+    if seeds[0]["meta"]:
+        points = [[one["meta"][at] for one in seeds] for at in range(len(seeds[0]["meta"]))]
+        cells = [cell([p["value"] for p in point]) + signs(point) for point in points]
+        yield f"| {stage}, meta RM | {n} | | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Print the table of the stages, and one line per ablation."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+")
+    options = parser.parse_args()
+    print("| judge | n | greedy | k = 1 | 2 | 4 | 8 | 16 | 32 |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for stage in ("cold", "rft", "rl"):
+        for seeds in read(options.runs, f"eval_{stage}.json"):
+            print("\n".join(rows(stage, seeds)))
+    for name in ("no_rejection", "no_hints", "no_principles", "no_kl"):
+        for seeds in read(options.runs, f"{name}/eval.json"):
+            print("\n".join(rows(name, seeds)))
+
+
+if __name__ == "__main__":
+    main()
