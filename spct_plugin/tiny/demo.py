@@ -42,7 +42,7 @@ class DemoSettings:
 
     Attributes:
         steps: Updates of the policy.
-        k: Votes per group of four completions.
+        k: Votes per group of four completions; the meta RM keeps half of them.
         prompts: Held-out prompts on which the policies are compared.
         samples: Completions per held-out prompt and policy.
         seed: Of the training run.
@@ -50,7 +50,7 @@ class DemoSettings:
     """
 
     steps: int = 30
-    k: int = 4
+    k: int = 8
     prompts: int = 200
     samples: int = 2
     seed: int = 0
@@ -89,7 +89,8 @@ class DemoResult:
 
     def table(self) -> str:
         """Lay the comparison out for a terminal."""
-        rewards = "permuted inside each group" if self.permuted else f"the tiny GRM, k = {self.k}"
+        judge = f"the tiny GRM, k = {self.k}, of which the tiny meta RM keeps half"
+        rewards = "permuted inside each group" if self.permuted else judge
         return "\n".join(
             [
                 f"rewards            {rewards}",
