@@ -15,7 +15,7 @@ from pathlib import Path
 
 from spct_plugin.errors import ConfigError
 
-_GOAL = re.compile(r"^## Goal\n+(.+)", re.MULTILINE)
+_GOAL = re.compile(r"^## Goal\n+(.+?\.)(?:\s|$)", re.MULTILINE | re.DOTALL)
 _SHARED = re.compile(r"\.\./([\w-]+/[\w./-]*\w)")
 
 
@@ -26,7 +26,7 @@ class Recipe:
     Attributes:
         name: Its folder below the recipes, such as "trl/qwen3-4b".
         folder: Where it is.
-        goal: The first line of its Goal.
+        goal: The first sentence of its Goal.
     """
 
     name: str
@@ -41,7 +41,7 @@ def recipes() -> list[Recipe]:
     for readme in root.rglob("README.md"):
         if goal := _GOAL.search(readme.read_text(encoding="utf-8")):
             name = readme.parent.relative_to(root).as_posix()
-            found.append(Recipe(name, readme.parent, goal[1]))
+            found.append(Recipe(name, readme.parent, " ".join(goal[1].split())))
     return sorted(found, key=lambda recipe: recipe.name)
 
 

@@ -36,9 +36,10 @@ class StopOnNaN(TrainerCallback):
         for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
             value = (logs or {}).get(name)
             if value is not None and not math.isfinite(float(value)):
+                last = last_checkpoint(Path(args.output_dir)) or "none was written yet"
                 raise TrainingError(
                     f"{name} is {value} at step {state.global_step}: lower learning_rate or "
-                    f"max_grad_norm; the last good checkpoint is in {args.output_dir}"
+                    f"max_grad_norm; last checkpoint: {last}"
                 )
 
 
@@ -77,6 +78,7 @@ def run(trainer: transformers.Trainer, identity: Mapping[str, str]) -> None:
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
         trainer.save_state()
+        note(f"{trainer.state.global_step} steps; the model is in {args.output_dir}")
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -121,7 +123,7 @@ def _claim(folder: Path, identity: dict[str, str], *, going_on: bool) -> None:
     if going_on and other:
         path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
         raise ConfigError(
-            f"output_dir {str(folder)!r} holds checkpoints of another run (another "
+            f"output_dir {str(folder)!r} holds checkpoints of another run (other "
             f"{' and '.join(other)}); choose another output_dir, or delete it"
         )
 

@@ -69,7 +69,11 @@ def parse(stage: str, arguments: Sequence[str]) -> tuple[list[Any], list[str], l
         *parsed, in_file, in_line = parser.parse_args_and_config(
             list(arguments), return_remaining_strings=True, separate_remaining_strings=True
         )
-    except (ValueError, TypeError, OSError, YAMLError) as error:
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename!r}: {error.strerror}") from None
+    except (ValueError, TypeError, YAMLError) as error:
         raise ConfigError(f"spct train {stage}: {' '.join(str(error).split())}") from None
     words = [*in_file, *in_line]
     launch_words = ["--config_file" if word == "--accelerate_config" else word for word in words]

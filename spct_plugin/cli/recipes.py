@@ -23,7 +23,7 @@ def root() -> None:
 
 @recipes.command("list")
 def list_recipes() -> None:
-    """List the recipes, with the first line of what each is for."""
+    """List the recipes, with what each is for."""
     table = Table("recipe", "goal")
     for recipe in find_recipes():
         table.add_row(escape(recipe.name), escape(recipe.goal))
@@ -36,5 +36,8 @@ def copy(
     target: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to copy into.")],
 ) -> None:
     """Copy a recipe, and the shared files that it names, into a folder; overwrite nothing."""
-    for path in copy_recipe(name, target):
+    copied = copy_recipe(name, target)
+    for path in copied:
         typer.echo(str(path))
+    if not copied:
+        typer.echo("all files are there already, unchanged")

@@ -102,6 +102,8 @@ class TransformersEngine:
                 top_k=0 if sampling.temperature > 0 else None,
                 pad_token_id=self._tokenizer.pad_token_id,
                 disable_compile=True,
+                # A checkpoint may say otherwise, as one does that was saved while it was trained.
+                use_cache=True,
             )
         written = output[:, padded["input_ids"].shape[1] :].cpu()
         choices = iter([self._choice(row, sampling.max_tokens) for row in written])

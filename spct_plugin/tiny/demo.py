@@ -49,7 +49,7 @@ class DemoSettings:
         permuted: The control: rewards are permuted inside each group, so nothing can be learnt.
     """
 
-    steps: int = 30
+    steps: int = 20
     k: int = 8
     prompts: int = 200
     samples: int = 2

@@ -169,7 +169,7 @@ def test_checkpoints_of_other_data_are_not_gone_on_with(stage, data, tmp_path):
     other.write_text((data / "sft.jsonl").read_text().replace("clear", "plain"))
     datasets = [{"path": "json", "data_files": str(other)}]
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"of another run \(another data\)"):
+        with pytest.raises(ConfigError, match=r"of another run \(other data\)"):
             stage("rft", **keys, datasets=datasets)
     assert weights(folder) == before
 
