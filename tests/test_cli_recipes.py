@@ -20,7 +20,7 @@ def test_every_recipe_is_listed_with_its_goal(spct):
     code, output, _ = spct("recipes", "list")
     assert code == 0
     assert "trl/gemma-2-27b" in output
-    assert "Make the two bundled models" in output
+    assert "Make the three bundled models" in output
     assert len(recipes()) == len(folders())
 
 
