@@ -237,7 +237,7 @@ def test_what_config_prints_is_a_configuration(spct, files):
 def test_config_without_a_file_prints_the_defaults(spct):
     _, output, _ = spct("config")
     assert yaml.safe_load(output) == yaml.safe_load(
-        yaml.safe_dump(SPCTConfig().model_dump(mode="json"))
+        yaml.safe_dump(SPCTConfig().with_bundled_meta_rm().model_dump(mode="json"))
     )
 
 

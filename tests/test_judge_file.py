@@ -37,8 +37,9 @@ def model(script=None, **sections):
     return reward_model(ScriptedEngine(script or by_content(said)), vote={"k": 2}, **sections)
 
 
-def run(model, source, target, advance=lambda row: None):
-    return asyncio.run(judge_file(model, source, target, lambda row, _: advance(row)))
+def run(model, source, target, advance=lambda row: None, **options):
+    work = judge_file(model, source, target, lambda row, _: advance(row), **options)
+    return asyncio.run(work)
 
 
 def rows(target):
@@ -105,7 +106,8 @@ def test_a_row_whose_label_changed_is_not_resumed(source, target):
     run(model(), source, target)
     source.write_text(source.read_text().replace('"label": 1', '"label": 0'))
     with pytest.raises(TaskError, match="was judged with another label"):
-        run(model(), source, target)
+        run(model(), source, target, learnt_from=True)
+    assert run(model(), source, target).resumed == 5
 
 
 def test_new_rows_are_added_to_what_is_there(source, target):

@@ -17,6 +17,8 @@ from typing import Any
 Groups = list[dict[str, Any]]
 """One "groups" entry of `spct eval --json` per seed, all of the same n."""
 
+KS = (1, 2, 4, 8, 16, 32)
+
 
 def read(runs: Iterable[Path], name: str) -> Iterator[Groups]:
     """Read an evaluation of every run that has it; one list per n."""
@@ -29,7 +31,9 @@ def read(runs: Iterable[Path], name: str) -> Iterator[Groups]:
 def cell(values: list[float]) -> str:
     """Write a mean and its range."""
     mean = sum(values) / len(values)
-    spread = "" if len(values) == 1 else f" ({100 * min(values):.1f} to {100 * max(values):.1f})"
+    spread = (
+        "" if len(set(values)) == 1 else f" ({100 * min(values):.1f} to {100 * max(values):.1f})"
+    )
     return f"{100 * mean:.1f}{spread}"
 
 
@@ -44,15 +48,30 @@ def signs(points: list[dict[str, Any]]) -> str:
 def rows(stage: str, seeds: Groups) -> Iterator[str]:
     """Write the rows of one stage and one n."""
     n = seeds[0]["n"]
-    plain = [cell([one["greedy"]["value"] for one in seeds])]
-    plain += [
-        cell([one["plain"][at]["value"] for one in seeds]) for at in range(len(seeds[0]["plain"]))
-    ]
-    yield f"| {stage} | {n} | {' | '.join(plain)} |"
+    plain = {point["k"]: cell(values(seeds, "plain", at)) for at, point in points(seeds, "plain")}
+    greedy = cell([one["greedy"]["value"] for one in seeds])
+    yield line(stage, n, greedy, plain)
     if seeds[0]["meta"]:
-        points = [[one["meta"][at] for one in seeds] for at in range(len(seeds[0]["meta"]))]
-        cells = [cell([p["value"] for p in point]) + signs(point) for point in points]
-        yield f"| {stage}, meta RM | {n} | | {' | '.join(cells)} |"
+        meta = {
+            point["k"]: cell(values(seeds, "meta", at)) + signs([one["meta"][at] for one in seeds])
+            for at, point in points(seeds, "meta")
+        }
+        yield line(f"{stage}, meta RM", n, "", meta)
+
+
+def points(seeds: Groups, way: str) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Number the points of one way of voting."""
+    return enumerate(seeds[0][way])
+
+
+def values(seeds: Groups, way: str, at: int) -> list[float]:
+    """Give one point of every seed."""
+    return [one[way][at]["value"] for one in seeds]
+
+
+def line(stage: str, n: int | str, greedy: str, by_k: dict[int, str]) -> str:
+    """Write one row; what was not measured stays empty."""
+    return f"| {stage} | {n} | {greedy} | {' | '.join(by_k.get(k, '') for k in KS)} |"
 
 
 def main() -> None:
@@ -60,8 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+")
     options = parser.parse_args()
-    print("| judge | n | greedy | k = 1 | 2 | 4 | 8 | 16 | 32 |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(line("judge", "n", "greedy", {k: f"k = {k}" for k in KS}))
+    print("|---" * (3 + len(KS)) + "|")
     for stage in ("cold", "rft", "rl"):
         for seeds in read(options.runs, f"eval_{stage}.json"):
             print("\n".join(rows(stage, seeds)))

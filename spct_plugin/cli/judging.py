@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def judge_with_progress(
     *,
     what: str,
     mark: Mapping[str, Any] | None = None,
+    learnt_from: bool = False,
     price: float | None = None,
 ) -> Summary:
     """Judge a file and close the model; name bad lines; end with 130 when the user stops it.
@@ -33,6 +34,7 @@ def judge_with_progress(
         target: Judged rows; resumed.
         what: Stands before the bar.
         mark: Written into every row.
+        learnt_from: The labels in `target` will be trusted.
         price: Of a million written tokens, to show the cost; None = tokens only.
     """
     console = Console(stderr=True)
@@ -47,8 +49,9 @@ def judge_with_progress(
             if isinstance(row, BadRow):
                 typer.echo(f"spct: {row.within(source)}", err=True)
 
+        work = judge_file(model, source, target, advance, mark, learnt_from=learnt_from)
         try:
-            return asyncio.run(_judge_and_close(model, source, target, advance, mark))
+            return asyncio.run(_judge_and_close(model, work))
         except KeyboardInterrupt:
             typer.echo(
                 f"spct: stopped; what is finished is in {target}, the same command goes on",
@@ -82,14 +85,8 @@ def describe(summary: Summary, target: Path) -> str:
     return "; ".join(parts)
 
 
-async def _judge_and_close(
-    model: RewardModel,
-    source: Path,
-    target: Path,
-    advance: Callable[[TaskRow | BadRow, Summary], None],
-    mark: Mapping[str, Any] | None,
-) -> Summary:
+async def _judge_and_close(model: RewardModel, work: Coroutine[Any, Any, Summary]) -> Summary:
     try:
-        return await judge_file(model, source, target, advance, mark)
+        return await work
     finally:
         await model.aclose()

@@ -42,7 +42,13 @@ def sample(
         template = HintedTemplate(asked)
     model = RewardModel(loaded, template=template)
     summary = judge_with_progress(
-        model, source, target, what="sampling", mark={"hinted": hinted}, price=price
+        model,
+        source,
+        target,
+        what="sampling",
+        mark={"hinted": hinted},
+        learnt_from=True,
+        price=price,
     )
     typer.echo(f"{describe(summary, target)}; {spent(summary.tokens, price)}", err=True)
     if summary.bad or summary.lost:

@@ -58,6 +58,8 @@ async def judge_file(
     target: Path,
     advance: Callable[[BadRow | TaskRow, Summary], None],
     mark: Mapping[str, Any] | None = None,
+    *,
+    learnt_from: bool = False,
 ) -> Summary:
     """Judge every task of `source` and append its rewards to `target`, in order.
 
@@ -70,6 +72,7 @@ async def judge_file(
         target: Rewards, one per line; may be the unfinished work of an earlier run.
         advance: Called for every line that is done with, and with the counts so far.
         mark: Written into every row.
+        learnt_from: The labels in `target` will be trusted: a row whose label changed is refused.
 
     Raises:
         TaskError: `source` cannot be read, or `target` was written with another configuration, for
@@ -87,7 +90,9 @@ async def judge_file(
                 summary.bad.append(row)
                 advance(row, summary)
             elif row.id in done:
-                _check_same(row, (model.task_digest(row.task), row.label), done[row.id])
+                task, label = done[row.id]
+                _check_same(row, model.task_digest(row.task) != task, "prompt or completions")
+                _check_same(row, learnt_from and row.label != label, "label")
                 summary.resumed += 1
                 advance(row, summary)
             else:
@@ -142,11 +147,10 @@ def _count(summary: Summary, reward: GroupReward) -> None:
             summary.details.setdefault(judgement.failure, judgement.detail)
 
 
-def _check_same(row: TaskRow, now: Judged, then: Judged) -> None:
-    if now != then:
-        changed = "another label" if now[0] == then[0] else "another prompt or other completions"
+def _check_same(row: TaskRow, changed: bool, what: str) -> None:
+    if changed:
         raise TaskError(
-            f"row {row.id!r} was judged with {changed}; choose another output file, or give "
+            f"row {row.id!r} was judged with another {what}; choose another output file, or give "
             "changed rows new ids"
         )
 
