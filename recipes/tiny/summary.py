@@ -37,9 +37,9 @@ def cell(values: list[float]) -> str:
     return f"{100 * mean:.1f}{spread}"
 
 
-def signs(points: list[dict[str, Any]]) -> str:
+def signs(seeds: Groups, at: int) -> str:
     """Count the seeds in which the difference to plain voting is beyond its interval."""
-    over = [point["over_plain"] for point in points]
+    over = [one["meta"][at]["over_plain"] for one in seeds]
     above = sum(one["low"] > 0 for one in over)
     below = sum(one["high"] < 0 for one in over)
     return f" {above}+ {below}-"
@@ -51,10 +51,11 @@ def rows(stage: str, seeds: Groups) -> Iterator[str]:
     plain = {point["k"]: cell(values(seeds, "plain", at)) for at, point in points(seeds, "plain")}
     greedy = cell([one["greedy"]["value"] for one in seeds])
     yield line(stage, n, greedy, plain)
-    if seeds[0]["meta"]:
+    scored = [one for one in seeds if one["meta"]]
+    if scored:
         meta = {
-            point["k"]: cell(values(seeds, "meta", at)) + signs([one["meta"][at] for one in seeds])
-            for at, point in points(seeds, "meta")
+            point["k"]: cell(values(scored, "meta", at)) + signs(scored, at)
+            for at, point in points(scored, "meta")
         }
         yield line(f"{stage}, meta RM", n, "", meta)
 

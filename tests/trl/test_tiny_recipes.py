@@ -40,6 +40,18 @@ def test_every_judge_is_measured(run):
     assert (folder / "eval_rl.png").stat().st_size > 1000
 
 
+def test_seeds_are_put_side_by_side(run):
+    folder, _ = run
+    command = [sys.executable, str(RECIPE / "summary.py"), str(folder), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("| judge | n | greedy | k = 1 |")
+    assert {len(line.split("|")) for line in lines} == {11}
+    assert [line.split("|")[1].strip() for line in lines if "| all |" in line] == [
+        *("cold", "rft", "rft, meta RM", "rl", "rl, meta RM")
+    ]
+
+
 def test_the_models_can_be_bundled(run, tmp_path):
     folder, _ = run
     command = [sys.executable, str(RECIPE / "bundle.py"), str(folder), str(tmp_path)]
