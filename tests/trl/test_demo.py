@@ -39,7 +39,6 @@ def test_a_short_demo_trains_compares_and_reports(tmp_path):
 def test_the_demo_raises_the_truth_beyond_its_interval(tmp_path):
     numbers, _, _ = demo(tmp_path)
     assert numbers["interval"][0] > 0
-    assert numbers["seconds"] < 360
 
 
 @pytest.mark.slow
