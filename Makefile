@@ -10,8 +10,9 @@ OLDEST := trl==1.14.0 transformers==5.15.0 requests
 
 BIN := .venv/bin
 OLDEST_BIN := .venv-oldest/bin
+OPENRLHF_BIN := .venv-openrlhf/bin
 
-.PHONY: setup demo test test-long test-oldest check docs bench clean
+.PHONY: setup setup-openrlhf demo test test-long test-oldest test-openrlhf check docs bench clean
 
 setup: .venv/ready
 
@@ -27,6 +28,17 @@ setup: .venv/ready
 	$(OLDEST_BIN)/pip install --quiet --disable-pip-version-check -e '.[trl,report,dev]' $(OLDEST)
 	touch $@
 
+setup-openrlhf: .venv-openrlhf/ready
+
+# OpenRLHF with its exact pins, beside the newest TRL. flash-attn builds only where CUDA is, so a
+# distribution of its name and version without modules meets that pin; DeepSpeed builds no ops.
+.venv-openrlhf/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-openrlhf
+	$(OPENRLHF_BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	DS_BUILD_OPS=0 $(OPENRLHF_BIN)/pip install --quiet --disable-pip-version-check \
+	  -e '.[trl,openrlhf,report,dev]' ./tests/openrlhf/flash_attn_metadata
+	touch $@
+
 demo: setup
 	$(BIN)/spct demo
 
@@ -36,11 +48,16 @@ check: setup
 	$(BIN)/codespell
 	$(BIN)/pyright
 
-test: check
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+# Coverage is that of both environments: the adapters of OpenRLHF can be imported in theirs only.
+test: check test-openrlhf
+	$(BIN)/pytest --cov --cov-append --cov-report=term:skip-covered
+
+test-openrlhf: setup-openrlhf
+	$(OPENRLHF_BIN)/pytest tests/openrlhf --cov --cov-report= --cov-fail-under=0
 
 test-long: test test-oldest
 	$(BIN)/pytest -m 'slow and not gpu'
+	$(OPENRLHF_BIN)/pytest tests/openrlhf -m 'slow and not gpu and not vllm'
 
 test-oldest: .venv-oldest/ready
 	$(OLDEST_BIN)/pytest tests/trl
@@ -52,4 +69,4 @@ bench: setup
 	$(BIN)/python benchmarks/speed.py
 
 clean:
-	rm -rf .venv .venv-oldest .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-openrlhf .pytest_cache .ruff_cache .hypothesis

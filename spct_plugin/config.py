@@ -99,9 +99,9 @@ class VoteConfig(Section):
     k_meta: int | None = Field(default=None, ge=1)
     """Votes that the meta RM keeps of the valid ones; null = half of all (the paper's k/2)."""
     deadline_s: float | None = Field(default=None, gt=0)
-    """Longest time for one step (one call of `score` or of the trainer's reward function); votes
-    that are late are missing, never zero, and the meta RM scores nothing after it. Files and
-    streams have no steps and no deadline."""
+    """Longest time for one step: one call of `score` or of the trainer's reward function; in
+    OpenRLHF, which shows no steps, one group. Votes that are late are missing, never zero, and the
+    meta RM scores nothing after it. Files and streams have no steps and no deadline."""
 
 
 class GrmReward(Section):
@@ -210,6 +210,25 @@ class TRLConfig(Section):
         return value
 
 
+class OpenRLHFConfig(Section):
+    """For the OpenRLHF adapters only."""
+
+    fallback: Literal["group_mean", "drop_group"] | None = None
+    """What `reward.on_failure: abstain` becomes, as OpenRLHF knows no missing reward; null =
+    abstain is refused there. Where nothing of a group is known, all get the middle of the scale."""
+    scores: Literal["mean", "spread"] = "mean"
+    """What dynamic filtering looks at, in [0, 1]. mean: the voted score. spread: the standard
+    deviation of the group's voted scores as a share of the scale, at most 0.5."""
+    prompts: Literal["chat", "text"] = "chat"
+    """What OpenRLHF hands over. chat: prompts rendered by the policy's chat template, as with
+    --data.apply_chat_template. text: plain texts. Messages in the label come before both."""
+    tokenizer: str | None = None
+    """The policy's, a folder or a hub id. For the reward file only, which sees no tokens."""
+    breaker_window: int = Field(default=8, ge=1)
+    """Groups that the breaker looks back on, as OpenRLHF shows no steps; reward file: completions.
+    8: chosen by us, about what one vLLM engine gets in a step."""
+
+
 class SPCTConfig(Section):
     """The whole file. Every section may be left out; the default is the bundled tiny GRM."""
 
@@ -235,6 +254,8 @@ class SPCTConfig(Section):
     """Where votes are kept, so that a restart pays for nothing finished."""
     trl: TRLConfig = TRLConfig()
     """For the TRL adapter only."""
+    openrlhf: OpenRLHFConfig = OpenRLHFConfig()
+    """For the OpenRLHF adapters only."""
 
     @field_validator("engine", "meta_rm", mode="before")
     @classmethod
@@ -357,7 +378,7 @@ class SPCTConfig(Section):
 
     def digest(self, wording: str = "") -> str:
         """Identify what changes a reward, the template's wording included: 8 hex digits."""
-        data = self.model_dump(mode="json", exclude={"store", "trl", "plugins"})
+        data = self.model_dump(mode="json", exclude={"store", "trl", "openrlhf", "plugins"})
         for key in self.engine.addresses:
             data["engine"].pop(key)
         # Without a meta RM nothing is left of it, so that versions from before there was one stay.

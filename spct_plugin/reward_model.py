@@ -128,6 +128,16 @@ class RewardModel:
         """Lowest and highest score of one judgement."""
         return self._template.scale
 
+    @property
+    def middle(self) -> float:
+        """Reward of a mean score in the middle of the scale, rules left out."""
+        scaled = scale_rewards(
+            [sum(self.scale) / 2], self.config.reward.scale, self.config.vote.k, self.scale
+        )
+        [reward] = add_rules(scaled, self._grm_weight, [0.0])
+        assert reward is not None
+        return reward
+
     async def score(
         self, tasks: Sequence[JudgeTask], *, keep_judgements: bool = False
     ) -> list[GroupReward]:

@@ -70,7 +70,7 @@ def test_a_second_recipe_shares_what_is_there(tmp_path):
 def test_an_unknown_recipe_and_a_bad_place_are_one_line(spct, tmp_path):
     code, _, errors = spct("recipes", "copy", "gemma", "mine")
     assert code == 2
-    assert "expected a recipe: one of ['tiny', " in errors
+    assert "expected a recipe: one of ['openrlhf/deepseek-v2-lite', " in errors
     (tmp_path / "file").write_text("", encoding="utf-8")
     code, _, errors = spct("recipes", "copy", "tiny", "file/inside")
     assert code == 2

@@ -223,6 +223,16 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, chat, monkeypatc
     assert not (tmp_path / "out.jsonl.part").exists()
 
 
+def test_openrlhf_hands_on_one_column_so_the_label_holds_all(tmp_path, chat):
+    source = write(tmp_path / "in.jsonl", sampled("t", [[3, 8], [8, 3], [3, 8]]))
+    for_trl, for_openrlhf = tmp_path / "trl.jsonl", tmp_path / "openrlhf.jsonl"
+    run(source, for_trl, chat, rl_rows)
+    run(source, for_openrlhf, Chat("tiny", "openrlhf"), rl_rows)
+    [flat], [nested] = lines(for_trl), lines(for_openrlhf)
+    assert nested.pop("label") == {key: flat.pop(key) for key in ("label", "n", "template")}
+    assert nested == flat
+
+
 def test_special_tokens_in_a_text_stay_text(chat):
     prompt, completion = chat.example("say <|end|><|assistant|>", "no <|user|>")
     ids = chat.tokenizer(prompt + completion)["input_ids"]

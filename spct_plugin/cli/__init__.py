@@ -12,6 +12,7 @@ from spct_plugin.cli import (
     data,
     demo,
     judge,
+    path,
     plugins,
     recipes,
     reject,
@@ -43,6 +44,7 @@ app.command("eval")(evaluate_judge)
 app.command("config")(config.config)
 app.command("plugins")(plugins.plugins)
 app.command("report")(report.report)
+app.command("path")(path.path)
 app.add_typer(tiny.tiny, name="tiny")
 app.add_typer(recipes.recipes, name="recipes")
 

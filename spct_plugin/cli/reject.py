@@ -29,12 +29,22 @@ class Stage(StrEnum):
     rl = "rl"
 
 
+class Framework(StrEnum):
+    """Whose trainer reads the file."""
+
+    trl = "trl"
+    openrlhf = "openrlhf"
+
+
 def reject(
     sources: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Of spct sample.")],
     target: Annotated[Path, typer.Option("--output", "-o", help="Training rows, JSONL.")],
     stage: Annotated[
         Stage, typer.Option(help="rft: right judgements; rl: prompts not too easy.")
     ] = Stage.rft,
+    framework: Annotated[
+        Framework, typer.Option("--for", help="Whose trainer reads the file.")
+    ] = Framework.trl,
     tokenizer: Annotated[
         str | None, typer.Option(help="Whose chat template renders; default: engine.model.")
     ] = None,
@@ -44,7 +54,7 @@ def reject(
 ) -> None:
     """Keep what is worth learning from, and say where every judgement went and why."""
     loaded = SPCTConfig.load(config, override or [])
-    chat = Chat(tokenizer or _own_model(loaded))
+    chat = Chat(tokenizer or _own_model(loaded), framework.value)
     rows = (sft_rows if stage is Stage.rft else rl_rows)(JudgePrompts(loaded), chat)
 
     def advance(path: Path, bad: BadRow | None) -> None:

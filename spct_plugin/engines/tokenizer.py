@@ -48,23 +48,15 @@ class ChatTokenizer:
     ) -> None:
         self._model = model
         self._key = f"{section}.model: " if section else ""
-        try:
-            from transformers import AutoTokenizer
-        except ModuleNotFoundError:
-            raise ConfigError(
-                f"{self._key}the tokenizer of {model!r} needs transformers, which is not "
-                "installed; run: pip install 'spct-plugin[trl]'"
-            ) from None
         side = {"padding_side": padding_side} if padding_side else {}
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                str(path or model), revision=revision, trust_remote_code=trust_remote_code, **side
-            )
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(
-                f"{self._key}cannot load the tokenizer of {model!r}: {reason}"
-            ) from None
+        self.tokenizer: Any = load_tokenizer(
+            model,
+            path=path,
+            key=self._key,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **side,
+        )
         if not self.tokenizer.chat_template:
             raise ConfigError(
                 f"{self._key}the tokenizer of {model!r} has no chat template; name one that has, "
@@ -114,3 +106,31 @@ class ChatTokenizer:
             {**message, "content": break_tokens(encodable(message["content"]), self._special)}
             for message in messages
         ]
+
+
+def load_tokenizer(
+    model: str, *, path: Path | str | None = None, key: str = "", **options: Any
+) -> Any:
+    """Load a tokenizer by transformers.
+
+    Args:
+        model: A folder or a hub id.
+        path: Where `model` is, when that is a name of ours.
+        key: What of the configuration names it, for messages.
+        options: For `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        ConfigError: There is no such tokenizer.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{key}the tokenizer of {model!r} needs transformers, which is not installed; run: "
+            "pip install 'spct-plugin[trl]'"
+        ) from None
+    try:
+        return AutoTokenizer.from_pretrained(str(path or model), **options)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{key}cannot load the tokenizer of {model!r}: {reason}") from None

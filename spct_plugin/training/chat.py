@@ -11,10 +11,13 @@ No text inside a prompt becomes one of the tokenizer's control tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from spct_plugin.engines.tokenizer import ChatTokenizer
 from spct_plugin.errors import ConfigError, TaskError
 from spct_plugin.tiny import MODELS
+
+Framework = Literal["trl", "openrlhf"]
 
 
 class Chat:
@@ -22,19 +25,23 @@ class Chat:
 
     Args:
         model: A folder, a hub id, or "tiny".
+        framework: Whose trainer reads the texts. TRL's adds the tokens that begin and end a text,
+            OpenRLHF's adds none but " " and an end where it misses one (datasets/sft_dataset.py).
 
     Attributes:
         tokenizer: As transformers loads it.
+        framework: As given.
 
     Raises:
         ConfigError: There is no such tokenizer, or it has no chat template.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, framework: Framework = "trl") -> None:
+        self.framework = framework
         self._chats = ChatTokenizer(model, path=MODELS / "grm" if model == "tiny" else None)
         self.tokenizer = self._chats.tokenizer
-        # Trainers tokenise texts with special tokens, so a rendered first one would be doubled.
-        self._bos = self.tokenizer.bos_token if self._adds_bos() else ""
+        # TRL tokenises texts with special tokens, so a rendered first one would be doubled.
+        self._bos = self.tokenizer.bos_token if framework == "trl" and self._adds_bos() else ""
 
     def prompt(self, text: str) -> str:
         """Render a user message up to where the answer begins."""
@@ -64,11 +71,17 @@ class Chat:
                 "the chat template does not go on where its generation prompt ends, so an answer "
                 "cannot be cut out; use the template of another tokenizer of the family"
             )
-        return prompt, whole[len(prompt) :].rstrip("\n")
+        return prompt, self._ended(whole[len(prompt) :].rstrip("\n"))
 
     def tokens(self, text: str) -> int:
         """Count the tokens of a rendered text as a trainer would."""
         return len(self.tokenizer(text, verbose=False)["input_ids"])
+
+    def _ended(self, completion: str) -> str:
+        end = self.tokenizer.eos_token or ""
+        if self.framework == "trl" or completion.endswith(end):
+            return completion
+        return completion + end
 
     def _render(self, turns: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
         text = self._chats.render(turns, add_generation_prompt=add_generation_prompt)

@@ -68,7 +68,8 @@ def rl_rows(prompts: JudgePrompts, chat: Chat) -> Rows:
     """Make rows for rule-based RL, completions in shuffled order.
 
     A row is {"id", "prompt", "label", "n", "template"}. `label` is the place of the best completion
-    in the prompt, 0-based; for n = 1 the right score.
+    in the prompt, 0-based; for n = 1 the right score. OpenRLHF hands on one column only: there
+    `label` is {"label", "n", "template"}.
 
     Source: DeepSeek-GRM (arXiv:2504.02495), App. C: tasks that the start model gets right every
     time are left out.
@@ -87,8 +88,10 @@ def rl_rows(prompts: JudgePrompts, chat: Chat) -> Rows:
         order = prompts.shuffled(found.task)
         label = order.index(found.label) if len(order) > 1 else found.label
         prompt = chat.prompt(prompts.text(found.task, order))
-        row = {"id": found.id, "prompt": prompt, "label": label, "n": len(order)}
-        yield row | {"template": prompts.template.name}
+        labels = {"label": label, "n": len(order), "template": prompts.template.name}
+        yield {"id": found.id, "prompt": prompt} | (
+            {"label": labels} if chat.framework == "openrlhf" else labels
+        )
 
     return rows
 

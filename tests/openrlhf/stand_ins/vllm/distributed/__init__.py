@@ -1,0 +1,1 @@
+"""The two modules that the trainer and the engine meet in to exchange weights."""

@@ -1,0 +1,3 @@
+"""How a prompt is passed: `TokensPrompt(prompt_token_ids=[...])`."""
+
+TokensPrompt = dict
