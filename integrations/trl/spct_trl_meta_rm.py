@@ -63,6 +63,12 @@ class MetaRMArguments:
         default=None,
         metadata={"help": "A token of the vocabulary, where the model pads with its end token."},
     )
+    chat_template_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "A model whose chat template to use, where this one has none."
+        },
+    )
     max_length: int = field(
         # Holds the paper's judgements (220 to 380 tokens, Fig. 7) and two long responses.
         default=4096,
@@ -79,7 +85,11 @@ def train_meta_rm(script: MetaRMArguments, args: TrainingArguments, model: Model
     _refuse(model)
     name = model_name(model)
     chats = ChatTokenizer(
-        name, padding_side="right", pad_token=script.pad_token, revision=model.model_revision
+        name,
+        padding_side="right",
+        pad_token=script.pad_token,
+        chat_template_path=script.chat_template_path,
+        revision=model.model_revision,
     )
     chats.check_padding()
     config = SPCTConfig.load(os.environ.get("SPCT_CONFIG") or None)

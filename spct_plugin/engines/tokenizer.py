@@ -25,6 +25,7 @@ class ChatTokenizer:
         section: Of the configuration, for messages: "engine"; "" = none names the model.
         padding_side: "left" to generate, "right" to classify; None = the tokenizer's own.
         pad_token: To pad with this one of its tokens; None = the tokenizer's own.
+        chat_template_path: Whose tokenizer's chat template to use; None = the tokenizer's own.
         revision: Of a hub model.
         trust_remote_code: Run code that comes with it.
 
@@ -43,6 +44,7 @@ class ChatTokenizer:
         section: str = "",
         padding_side: str | None = None,
         pad_token: str | None = None,
+        chat_template_path: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
@@ -57,6 +59,8 @@ class ChatTokenizer:
             trust_remote_code=trust_remote_code,
             **side,
         )
+        if chat_template_path is not None:
+            self.tokenizer.chat_template = load_tokenizer(chat_template_path).chat_template
         if not self.tokenizer.chat_template:
             raise ConfigError(
                 f"{self._key}the tokenizer of {model!r} has no chat template; name one that has, "

@@ -67,6 +67,18 @@ def test_an_end_of_turn_that_is_not_the_end_token_gets_it_behind_it_for_openrlhf
     assert completion == "anna<|end|><|begin|>"
 
 
+def test_a_base_model_may_take_the_chat_template_of_another(with_bos, tmp_path):
+    tokenizer = ChatTokenizer(with_bos).tokenizer
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="has no chat template"):
+        ChatTokenizer(str(tmp_path))
+    messages = [{"role": "user", "content": "hello"}]
+    base = ChatTokenizer(str(tmp_path), chat_template_path=with_bos)
+    expected = ChatTokenizer(with_bos).render(messages, add_generation_prompt=True)
+    assert base.render(messages, add_generation_prompt=True) == expected
+
+
 def test_what_is_rendered_is_what_is_encoded(with_bos):
     chats = ChatTokenizer(with_bos)
     messages = [{"role": role, "content": HOSTILE} for role in ("user", "assistant")]
