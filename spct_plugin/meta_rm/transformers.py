@@ -77,7 +77,11 @@ class TransformersMetaRM:
         self._model = None
 
     def _check_labels(self) -> None:
-        labels = self._checkpoint.config.num_labels
+        config = self._checkpoint.config
+        if config.architectures == ["RewardModel"]:
+            # OpenRLHF's train_rm saves one label and does not say so.
+            config.num_labels = 1
+        labels = config.num_labels
         if labels != 1:
             raise ConfigError(
                 f"meta_rm.model: expected a classifier with 1 label, found {labels} in "

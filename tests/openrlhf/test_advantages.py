@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("openrlhf", reason="needs the extra `openrlhf`")
+pytest.importorskip("openrlhf.cli", reason="needs the extra `openrlhf`")
 
 from spct_plugin.shaping import apply_on_failure
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-pytest.importorskip("openrlhf", reason="needs the extra `openrlhf`")
+pytest.importorskip("openrlhf.cli", reason="needs the extra `openrlhf`")
 
 from executing import Engine, generate_responses, sampling_params
 from scripted_plugin import content_score

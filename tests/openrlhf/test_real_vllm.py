@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("openrlhf", reason="needs the extra `openrlhf`")
+pytest.importorskip("openrlhf.cli", reason="needs the extra `openrlhf`")
 
 HERE = Path(__file__).parent
 pytestmark = [

@@ -19,7 +19,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-openrlhf = pytest.importorskip("openrlhf")
+cli = pytest.importorskip("openrlhf.cli", reason="needs the extra `openrlhf`")
 
 from datasets import Dataset  # noqa: E402
 from openrlhf.datasets import RewardDataset  # noqa: E402
@@ -33,7 +33,7 @@ from spct_plugin.tiny import MODELS as TINY  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes/openrlhf"
-CLI = Path(openrlhf.__file__).parent / "cli"
+CLI = Path(cli.__file__).parent
 CLIS = ["train_sft", "train_rm", "train_ppo_ray"]
 
 MODELS = ["deepseek-v2-lite", "gemma-2-27b", "qwen3-4b"]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-pytest.importorskip("openrlhf", reason="needs the extra `openrlhf`")
+pytest.importorskip("openrlhf.cli", reason="needs the extra `openrlhf`")
 
 from executing import Engine, generate_responses
 from openrlhf.utils.agent import AgentExecutorBase, SingleTurnAgentExecutor
