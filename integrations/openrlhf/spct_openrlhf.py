@@ -21,8 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from packaging.version import Version
-
 from spct_openrlhf_prompts import ChatReader
 from spct_plugin import ConfigError, JudgeTask, RewardModel, SPCTConfig, TaskError
 from spct_plugin.failures import INFRASTRUCTURE_FAILURES, JUDGE_FAILURES
@@ -33,7 +31,7 @@ from spct_plugin.shaping import apply_on_failure
 from spct_plugin.training import outcome
 from spct_plugin.types import GroupReward, is_mapping
 
-__all__ = ["Completion", "GroupScorer", "Result", "load_config"]
+__all__ = ["Completion", "GroupScorer", "Result", "load_config", "settled"]
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +39,8 @@ Result = dict[str, Any]
 """What OpenRLHF wants for one completion: `rewards`, `scores` in [0, 1], and `extra_logs`, numbers
 under the same names for every completion of a run."""
 
-# The versions that the tests run against; flags and call shapes change between minor ones.
-FIRST_TESTED, FIRST_UNTESTED = Version("0.11.2"), Version("0.12")
+# What the tests run against; flags and call shapes change between minor versions.
+TESTED = ">=0.11.2,<0.12"
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,15 @@ def load_config() -> SPCTConfig:
             "in this process; set it before Ray starts, or in ray job submit --runtime-env-json "
             '\'{"env_vars": {"SPCT_CONFIG": "/shared/judge.yaml"}}\''
         )
-    config = SPCTConfig.load(path)
+    return settled(SPCTConfig.load(path))
+
+
+def settled(config: SPCTConfig) -> SPCTConfig:
+    """Put the fallback in the place of `abstain`.
+
+    Raises:
+        ConfigError: There is none.
+    """
     if config.reward.on_failure != "abstain":
         return config
     if config.openrlhf.fallback is None:
@@ -130,6 +136,7 @@ class GroupScorer:
         # Built when the first group is to be judged: the outcome reward needs no judge.
         model = self._model = self._model or RewardModel(self._config)
         [votes] = await model.vote([task])
+        _warn(votes)
         keywords = task_keywords([task]) | {"completion_ids": [list(c.ids) for c in completions]}
         rule_sums = await model.rule_sums(keywords, len(completions))
         [reward] = model.shape([votes], rule_sums)
@@ -190,6 +197,16 @@ class GroupScorer:
         }
 
 
+def _warn(votes: GroupVotes) -> None:
+    """Say why completions get a made-up reward; the numbers in `extra_logs` only count them."""
+    means = votes.tally.means
+    unknown = sum(mean is None for mean in means)
+    if unknown:
+        details = {j.failure: j.detail for j in votes.judgements if j.failure is not None}
+        said = "; ".join(f"{kind}: {detail}" for kind, detail in sorted(details.items()))
+        log.warning("no valid judgement for %d of %d completions: %s", unknown, len(means), said)
+
+
 def _results(
     votes: GroupVotes, reward: GroupReward, middle: float, scores: Sequence[float]
 ) -> list[Result]:
@@ -225,12 +242,13 @@ def _reference(label: Any) -> str | None:
 
 
 def _check_version() -> None:
-    found = Version(importlib.metadata.version("openrlhf"))
-    if not FIRST_TESTED <= found < FIRST_UNTESTED:
+    # OpenRLHF brings it.
+    from packaging.specifiers import SpecifierSet
+
+    found = importlib.metadata.version("openrlhf")
+    if found not in SpecifierSet(TESTED):
         log.warning(
-            "spct-plugin is tested with openrlhf>=%s,<%s, found %s: flags and rewards may not mean "
-            "the same",
-            FIRST_TESTED,
-            FIRST_UNTESTED,
+            "spct-plugin is tested with openrlhf%s, found %s: flags and rewards may have changed",
+            TESTED,
             found,
         )

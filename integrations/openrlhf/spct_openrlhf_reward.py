@@ -9,7 +9,6 @@ outcome reward, where a judge is trained, or where another agent is in the way.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from spct_openrlhf import Completion, GroupScorer, Result, load_config
@@ -17,9 +16,15 @@ from spct_plugin import ConfigError, SPCTConfig
 from spct_plugin.engines.tokenizer import load_tokenizer
 from spct_plugin.loop import run_sync
 
-__all__ = ["Reward", "reward_func"]
+__all__ = ["EndRun", "Reward", "reward_func"]
 
-log = logging.getLogger(__name__)
+
+class EndRun(BaseException):
+    """Why no reward can be given.
+
+    OpenRLHF swallows an Exception, goes on with the reward None, and fails on that after the whole
+    rollout, saying nothing of the reason (utils/agent.py:303). This one ends the run at once.
+    """
 
 
 class Reward:
@@ -52,7 +57,7 @@ class Reward:
             labels: One.
 
         Raises:
-            SPCTError: No reward. OpenRLHF logs it, and ends the run with an error of its own.
+            EndRun: No reward: the breaker, `on_failure: stop`, or what cannot be judged.
         """
         [query], [prompt], [label] = queries, prompts, labels
         try:
@@ -60,9 +65,7 @@ class Reward:
             completion = Completion(text, is_whole=is_whole)
             [result] = run_sync(self._scorer.score(prompt, label, [completion], self._tokenizer))
         except Exception as error:
-            # OpenRLHF would say it in its log's smallest letters; one line, as people read it.
-            log.error("no reward, the run ends: %s: %s", type(error).__name__, error)  # noqa: TRY400
-            raise
+            raise EndRun(f"{type(error).__name__}: {error}") from error
         return result
 
 

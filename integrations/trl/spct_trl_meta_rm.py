@@ -65,9 +65,7 @@ class MetaRMArguments:
     )
     chat_template_path: str | None = field(
         default=None,
-        metadata={
-            "help": "A model whose chat template to use, where this one has none."
-        },
+        metadata={"help": "A model whose chat template to use, where this one has none."},
     )
     max_length: int = field(
         # Holds the paper's judgements (220 to 380 tokens, Fig. 7) and two long responses.

@@ -6,6 +6,7 @@ docs/openrlhf.md has the same as a table.
 import asyncio
 import json
 import logging
+import re
 import time
 
 import pytest
@@ -180,13 +181,20 @@ def seen(found):
     return [group for group in found if not isinstance(group, BaseException)]
 
 
-async def assert_ends_at_the_eighth_group(roll, message, **given_up):
+def assert_warned(log, times, reason, missing=N):
+    line = f"no valid judgement for {missing} of {N} completions: {reason}"
+    assert [found[: len(line)] for found in log()] == [line] * times
+
+
+async def assert_ends_at_the_eighth_group(roll, log, message, **given_up):
     found = await roll(*range(8))
     [said] = raised(found)
     assert said.startswith(message)
     assert len(said.splitlines()) == 1
     for outputs in seen(found):
         assert_given_up(outputs, **given_up)
+    # Its last part says why, and so does a line per group before.
+    assert_warned(log, 8, message.partition(" allows; ")[2])
 
 
 # --- The group agent ---------------------------------------------------------------------------
@@ -198,8 +206,7 @@ async def test_down_at_start(agent, judge, log):
         "more than breaker.infrastructure = 0.5 allows; "
         f"engine_error: {judge.url}: cannot connect ("
     )
-    await assert_ends_at_the_eighth_group(agent(), message, lost=1)
-    assert log() == []
+    await assert_ends_at_the_eighth_group(agent(), log, message, lost=1)
 
 
 async def test_down_mid_run_for_shorter_than_the_retries(agent, judge, log):
@@ -242,7 +249,7 @@ async def test_down_mid_run_for_longer_than_the_retries(agent, judge, log):
         assert_given_up(outputs, lost=1)
     for group, outputs in zip((0, 1, 2, 3, 8, 9), before + after, strict=True):
         assert_seen(outputs, honest(group))
-    assert log() == []
+    assert_warned(log, 4, f"engine_error: {judge.url}: cannot connect (")
 
 
 @pytest.mark.slow
@@ -287,10 +294,10 @@ async def test_down_for_good_mid_run(agent, judge, log):
         "more than breaker.infrastructure = 0.5 allows; "
         f"engine_error: {judge.url}: cannot connect ("
     )
-    assert log() == []
+    assert_warned(log, 8, f"engine_error: {judge.url}: cannot connect (")
 
 
-async def test_slower_than_the_deadline(agent, judge):
+async def test_slower_than_the_deadline(agent, judge, log):
     roll = agent(vote={"k": K, "deadline_s": 0.2})
     judge.answer = lambda body: SLOW
     judge.start()
@@ -298,7 +305,7 @@ async def test_slower_than_the_deadline(agent, judge):
         "stopped: 32 of 32 judgements of this step failed in infrastructure (deadline: 32), more "
         "than breaker.infrastructure = 0.5 allows; deadline: not finished within vote.deadline_s"
     )
-    await assert_ends_at_the_eighth_group(roll, message, lost=1)
+    await assert_ends_at_the_eighth_group(roll, log, message, lost=1)
 
 
 async def test_some_votes_slower_than_the_deadline(agent, judge, log):
@@ -311,7 +318,7 @@ async def test_some_votes_slower_than_the_deadline(agent, judge, log):
     assert log() == []
 
 
-async def test_slower_than_the_request_timeout(agent, judge):
+async def test_slower_than_the_request_timeout(agent, judge, log):
     roll = agent(engine={"request_timeout_s": 0.2, "retries": 2})
     judge.answer = lambda body: SLOW
     judge.start()
@@ -321,7 +328,7 @@ async def test_slower_than_the_request_timeout(agent, judge):
         f"engine_error: {judge.url}: no answer within engine.request_timeout_s"
     )
     start = time.monotonic()
-    await assert_ends_at_the_eighth_group(roll, message, lost=1)
+    await assert_ends_at_the_eighth_group(roll, log, message, lost=1)
     assert len(judge.asked) == 8 * K * 3
     assert time.monotonic() - start < 20
 
@@ -366,7 +373,7 @@ async def test_garbage_for_one_completion(agent, judge, log):
     known = [score for score, text in zip(honest(0), texts(0), strict=True) if text != third]
     rewards = [*known[:2], sum(known) / 3, *known[2:]]
     assert_seen(outputs, rewards, failed=(0, 0, 1, 0), votes=(K, K, 0, K), unusable=1 / N)
-    assert log() == []
+    assert_warned(log, 1, "no_scores: no closed \\boxed{...} in the answer", missing=1)
 
 
 async def test_garbage_for_one_vote(agent, judge, log):
@@ -381,7 +388,7 @@ async def test_garbage_for_one_vote(agent, judge, log):
     assert log() == []
 
 
-async def test_nothing_but_garbage(agent, judge):
+async def test_nothing_but_garbage(agent, judge, log):
     roll = agent()
     judge.answer = lambda body: Reply(["I like them."] * body["n"])
     judge.start()
@@ -389,36 +396,31 @@ async def test_nothing_but_garbage(agent, judge):
         "stopped: 32 of 32 judgements of this step have no usable scores (no_scores: 32), more "
         "than breaker.judge = 0.9 allows; no_scores: no closed \\boxed{...} in the answer"
     )
-    await assert_ends_at_the_eighth_group(roll, message, unusable=1)
+    await assert_ends_at_the_eighth_group(roll, log, message, unusable=1)
 
 
-async def test_stop_ends_the_run_at_the_first_group(agent, log):
+async def test_stop_ends_the_run_at_the_first_group(agent, judge, log):
     found = await agent(reward={"on_failure": "stop"})(0)
     [message] = raised(found)
     assert message.startswith("4 of 4 completions of a group have no valid judgement and reward.on")
-    assert log() == []
+    assert_warned(log, 1, f"engine_error: {judge.url}: cannot connect (")
 
 
-# --- The reward file: each completion judged alone, and OpenRLHF swallows what it raises ---------
+# --- The reward file: each completion judged alone ------------------------------------------------
 
 
 async def test_reward_file_down_at_start(reward_file, judge, log):
-    roll = reward_file()
-    outputs = await roll([f"text {i}" for i in range(12)])
-    rewards = [output["reward"] for output in outputs]
-    assert (rewards.count(MIDDLE), rewards.count(None)) == (7, 5)
-    stopped = (
-        "stopped: 32 of 32 judgements of this step failed in infrastructure (engine_error: 32), "
-        "more than breaker.infrastructure = 0.5 allows; "
+    message = (
+        "RewardError: stopped: 32 of 32 judgements of this step failed in infrastructure "
+        "(engine_error: 32), more than breaker.infrastructure = 0.5 allows; "
         f"engine_error: {judge.url}: cannot connect ("
     )
-    ours = f"no reward, the run ends: RewardError: {stopped}"
-    theirs = f"[SingleTurnExecutor] Failed to fetch reward from remote RM: {stopped}"
-    loading, *lines = log()
-    assert loading.startswith("Loading custom")
-    assert sum(line.startswith(ours) for line in lines) == 5
-    assert sum(line.startswith(theirs) for line in lines) == 5
-    assert len(lines) == 10
+    # No Exception, which OpenRLHF would swallow.
+    with pytest.raises(BaseException, match=re.escape(message)) as raised:
+        await reward_file()([f"text {i}" for i in range(8)])
+    assert not isinstance(raised.value, Exception)
+    why = f"no valid judgement for 1 of 1 completions: engine_error: {judge.url}: cannot connect ("
+    assert sum(line.startswith(why) for line in log()) == 8
 
 
 async def test_reward_file_down_mid_run(reward_file, judge):
@@ -518,25 +520,21 @@ def test_a_run_whose_judge_fails_for_some_groups(train, judge):
     assert run.scalars["train/spct_unusable_votes"] == {1: 0.5, 2: 0}
     assert run.scalars["train/spct_lost_votes"] == {1: 0, 2: 0.5}
     assert all(norm > 0 for norm in run.scalars["train/actor_grad_norm"].values())
+    no_judgement = "no valid judgement for 4 of 4 completions"
+    assert f"{no_judgement}: no_scores: no closed \\boxed{{...}} in the answer" in run.log
+    assert f"{no_judgement}: engine_error: {judge.url} answered 503" in run.log
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("window", "theirs"),
-    [
-        (1, "ValueError: reward_model_group is required when rewards are not precomputed"),
-        (8, "AttributeError: 'NoneType' object has no attribute 'size'"),
-    ],
-)
-def test_a_run_with_the_reward_file_whose_judge_is_down(window, theirs, train, judge):
-    run = train(REWARD_FILE, breaker_window=window, tokenizer=str(MODELS / "policy"))
+def test_a_run_with_the_reward_file_whose_judge_is_down(train, judge):
+    run = train(REWARD_FILE, tokenizer=str(MODELS / "policy"))
     assert run.exit_code != 0
     assert (
-        f"no reward, the run ends: RewardError: stopped: {window} of {window} judgements of this "
-        f"step failed in infrastructure (engine_error: {window}), more than breaker.infrastructure "
-        f"= 0.5 allows; engine_error: {judge.url}: cannot connect ("
+        "EndRun: RewardError: stopped: 8 of 8 judgements of this step failed in infrastructure "
+        "(engine_error: 8), more than breaker.infrastructure = 0.5 allows; "
+        f"engine_error: {judge.url}: cannot connect ("
     ) in run.log
-    assert theirs in run.log
+    assert "train/actor_grad_norm" not in run.scalars
 
 
 @pytest.mark.slow

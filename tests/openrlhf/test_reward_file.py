@@ -3,7 +3,6 @@
 import asyncio
 import importlib.metadata
 import importlib.util
-import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -81,15 +80,14 @@ def test_a_failure_gets_the_middle_as_it_has_no_siblings(
     assert [output["extra_logs"]["spct_failed"] for output in outputs] == [1.0] * 4
 
 
-def test_a_raise_is_said_aloud_as_openrlhf_swallows_it(
-    configured, reward_file, tokenizer, prompt, caplog
+def test_what_is_raised_ends_the_run_as_openrlhf_cannot_swallow_it(
+    configured, reward_file, tokenizer, prompt
 ):
     configured(fails="all", reward={"on_failure": "stop"})
     executor = SingleTurnAgentExecutor([reward_file])
-    outputs = rollout(executor, Engine(TEXTS, tokenizer), prompt, n=1)
-    assert outputs[0]["reward"] is None
-    [record] = [r for r in caplog.records if r.levelno == logging.ERROR]
-    assert "no reward, the run ends: RewardError: 1 of 1 completions" in record.getMessage()
+    with pytest.raises(BaseException, match=r"^RewardError: 1 of 1 completions") as raised:
+        rollout(executor, Engine(TEXTS, tokenizer), prompt, n=1)
+    assert type(raised.value).__name__ == "EndRun"
 
 
 def test_the_outcome_reward_of_a_judge_in_training(configured, reward_file, tokenizer, prompt):
@@ -140,10 +138,20 @@ def test_an_untested_openrlhf_is_named_with_the_window(
 
 def test_the_path_of_the_agent_is_a_file_that_openrlhf_can_load(spct, configured):
     configured()
-    code, output, _ = spct("path", "openrlhf-agent")
+    code, output, errors = spct("path", "openrlhf-agent")
+    assert errors == ""
     spec = importlib.util.spec_from_file_location("agent_module", output.strip())
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert code == 0
     assert issubclass(module.AgentExecutor, AgentExecutorBase)
     assert module.AgentExecutor()
+
+
+def test_what_would_end_the_run_late_is_said_with_the_path(spct, configured, monkeypatch):
+    configured(openrlhf={"fallback": None})
+    code, output, errors = spct("path", "openrlhf-agent")
+    assert (code, output.count("spct_openrlhf_agent.py")) == (0, 1)
+    assert "the run will end: reward.on_failure: 'abstain'" in errors
+    monkeypatch.delenv("SPCT_CONFIG")
+    assert "SPCT_CONFIG is not set here" in spct("path", "openrlhf-reward")[2]
