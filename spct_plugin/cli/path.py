@@ -42,7 +42,7 @@ def _warn() -> None:
     if not configuration:
         typer.echo("spct: SPCT_CONFIG is not set here: it names the configuration", err=True)
         return
-    from spct_openrlhf import settled
+    from spct_openrlhf import settled  # pyright: ignore[reportMissingTypeStubs]
 
     try:
         settled(SPCTConfig.load(configuration))
