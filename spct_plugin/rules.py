@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +59,8 @@ async def sum_rules(
     """
     sums = [0.0] * rows
     for path, rule, weight in rules:
-        values = rule(**keywords)
+        # Off the loop: in OpenRLHF's agent, generation runs on the same one.
+        values = await asyncio.to_thread(rule, **keywords)
         if inspect.isawaitable(values):
             values = await values
         for row, value in enumerate(_numbers(path, values, rows)):

@@ -31,13 +31,16 @@ from spct_plugin.shaping import apply_on_failure
 from spct_plugin.training import outcome
 from spct_plugin.types import GroupReward, is_mapping
 
-__all__ = ["Completion", "GroupScorer", "Result", "load_config", "settled"]
+__all__ = ["Completion", "GroupScorer", "Result", "load_config", "with_fallback"]
 
 log = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 """What OpenRLHF wants for one completion: `rewards`, `scores` in [0, 1], and `extra_logs`, numbers
 under the same names for every completion of a run."""
+
+# The keys of a label that asks for the outcome reward, and no others.
+OUTCOME = {"label", "n", "template"}
 
 # What the tests run against; flags and call shapes change between minor versions.
 TESTED = ">=0.11.2,<0.12"
@@ -72,10 +75,10 @@ def load_config() -> SPCTConfig:
             "in this process; set it before Ray starts, or in ray job submit --runtime-env-json "
             '\'{"env_vars": {"SPCT_CONFIG": "/shared/judge.yaml"}}\''
         )
-    return settled(SPCTConfig.load(path))
+    return with_fallback(SPCTConfig.load(path))
 
 
-def settled(config: SPCTConfig) -> SPCTConfig:
+def with_fallback(config: SPCTConfig) -> SPCTConfig:
     """Put the fallback in the place of `abstain`.
 
     Raises:
@@ -130,7 +133,7 @@ class GroupScorer:
             RewardError: The breaker, or `on_failure: stop`: the run must end.
             TaskError: The prompt cannot be read.
         """
-        if is_mapping(label) and {"label", "n"} <= set(label):
+        if is_mapping(label) and {k for k, v in label.items() if v is not None} == OUTCOME:
             return [self._outcome(completion, label) for completion in completions]
         task = self._task(prompt, label, completions, tokenizer)
         # Built when the first group is to be judged: the outcome reward needs no judge.
@@ -155,17 +158,16 @@ class GroupScorer:
     def _task(
         self, prompt: str, label: Any, completions: Sequence[Completion], tokenizer: Any
     ) -> JudgeTask:
-        columns = {k: v for k, v in label.items() if v is not None} if is_mapping(label) else {}
+        columns = dict(label) if is_mapping(label) else {"reference": label}
         turns: Any = columns.pop("messages", None)
         if turns is None:
             is_chat = self._config.openrlhf.prompts == "chat"
             turns = self.reader(tokenizer).messages(prompt) if is_chat else prompt
-        reference = columns.pop("reference", None) if is_mapping(label) else _reference(label)
         return JudgeTask(
             turns,
             [completion.text for completion in completions],
-            reference=reference,
-            principles=columns.pop("principles", ()),
+            reference=_reference(columns.pop("reference", None)),
+            principles=columns.pop("principles", None) or (),
             metadata={**columns, "label": label},
         )
 
@@ -185,12 +187,13 @@ class GroupScorer:
         finish: Literal["stop", "length"] = "stop" if completion.is_whole else "length"
         judgement = template.parse(completion.text, label["n"], finish)
         reward = outcome.outcome_reward(judgement.scores, label["label"])
+        right = float(reward == outcome.RIGHT)
         return {
             "rewards": reward,
-            # The share of right ones in a group: all or none of them tells nothing.
-            "scores": float(reward == outcome.RIGHT),
+            # Their mean is the share of right ones in a group: all or none of them tells nothing.
+            "scores": right,
             "extra_logs": {
-                "spct_correct": float(reward == outcome.RIGHT),
+                "spct_correct": right,
                 "spct_parsed": float(judgement.scores is not None),
                 "spct_critique_length": float(len(judgement.critique)),
             },
@@ -245,7 +248,10 @@ def _check_version() -> None:
     # OpenRLHF brings it.
     from packaging.specifiers import SpecifierSet
 
-    found = importlib.metadata.version("openrlhf")
+    try:
+        found = importlib.metadata.version("openrlhf")
+    except importlib.metadata.PackageNotFoundError:  # a clone on PYTHONPATH
+        found = "0"
     if found not in SpecifierSet(TESTED):
         log.warning(
             "spct-plugin is tested with openrlhf%s, found %s: flags and rewards may have changed",

@@ -25,13 +25,11 @@ class _Group:
     """The siblings of one prompt.
 
     Attributes:
-        sampling_params: Held, so that no other group gets an object with its id.
         outputs: What each has generated, in order of arrival; None until it has.
         results: What each gets, in the same order.
     """
 
-    def __init__(self, sampling_params: Any) -> None:
-        self.sampling_params = sampling_params
+    def __init__(self) -> None:
         self.outputs: list[dict[str, Any] | None] = []
         self.results: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
 
@@ -84,7 +82,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
         if images:
             raise TaskError("expected a prompt without images, as the judge reads text only")
         key = (id(sampling_params), prompt)
-        group = self._groups.setdefault(key, _Group(sampling_params))
+        group = self._groups.setdefault(key, _Group())
         place = len(group.outputs)
         group.outputs.append(None)
         # Lets all siblings arrive before one can be done.
@@ -106,7 +104,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             self._groups.pop(key, None)
             group.fail(error)
             raise
-        result = (await group.results)[place]
+        result = (await asyncio.shield(group.results))[place]
         return output | {
             "reward": result["rewards"],
             "scores": result["scores"],

@@ -68,15 +68,12 @@ class ChatReader:
         return completion[:end], end < len(completion)
 
     def _behind(self, query: str, prompt: str) -> str:
-        if query.startswith(prompt):
-            return query[len(prompt) :]
-        tail = self._marks[-1]
-        at = query.rfind(tail)
-        while at >= 0:
-            end = at + len(tail)
-            if prompt.endswith(query[:end]):
+        # As given, and as the tokenizer gives it back: Qwen's normalises, others add spaces.
+        ids = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        for known in (prompt, self._tokenizer.decode(ids)):
+            end = _end_of_prompt(query, known)
+            if end is not None:
                 return query[end:]
-            at = query.rfind(tail, 0, at)
         raise TaskError(
             f"cannot tell prompt and completion apart in {query[:80]!r}: the tokenizer does not "
             "give back the prompt as it was; use the group agent, which cuts by tokens: "
@@ -85,11 +82,15 @@ class ChatReader:
 
     def _is_clean(self, turns: Turns) -> bool:
         """Tell whether no turn holds a control token, which would be another turn's mark."""
-        return not any(token in turn["content"] for turn in turns for token in self._special)
+        marks = "".join(self._marks[1:] + self._system_marks[1:])
+        tokens = [token for token in self._special if token in marks]
+        return not any(token in turn["content"] for turn in turns for token in tokens)
 
     @cached_property
     def _special(self) -> list[str]:
-        added = self._tokenizer.added_tokens_decoder.values()
+        # OpenRLHF hands over a processor where the model could see.
+        tokenizer = getattr(self._tokenizer, "tokenizer", self._tokenizer)
+        added = tokenizer.added_tokens_decoder.values()
         return [token.content for token in added if token.special]
 
     @cached_property
@@ -100,7 +101,18 @@ class ChatReader:
                 "the policy's tokenizer has no chat template; say openrlhf.prompts: text when "
                 "prompts are plain texts, or put {'messages': [...]} into the label"
             )
-        return self._marks_around("user", "assistant", "user")
+        if "strftime_now" in str(self._tokenizer.chat_template):
+            raise TaskError(
+                "the policy's chat template writes the date, so today's prompts could not be read "
+                "tomorrow; put {'messages': [...]} into the label (--data.label_key)"
+            )
+        try:
+            return self._marks_around("user", "assistant", "user")
+        except TemplateError as error:
+            raise TaskError(
+                f"the policy's chat template cannot show a conversation ({error}); put "
+                "{'messages': [...]} into the label (--data.label_key)"
+            ) from None
 
     @cached_property
     def _system_marks(self) -> list[str]:
@@ -149,3 +161,18 @@ class ChatReader:
         return self._tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True
         )
+
+
+def _end_of_prompt(query: str, prompt: str) -> int | None:
+    """Find where the prompt ends in a query that begins with it, or with what is left of it."""
+    if query.startswith(prompt):
+        return len(prompt)
+    tail = prompt[-20:]
+    at = query.rfind(tail)
+    while at >= 0:
+        end = at + len(tail)
+        # What is left of a cut prompt may begin within a letter.
+        if prompt.endswith(query[:end].lstrip("\ufffd")):
+            return end
+        at = query.rfind(tail, 0, at)
+    return None

@@ -44,6 +44,11 @@ class Reward:
                 "openrlhf.tokenizer: expected the policy's tokenizer, a folder or a hub id, as the "
                 "reward file sees only texts; the group agent needs none"
             )
+        if config.reward.scale == "rank" or config.openrlhf.scores == "spread":
+            raise ConfigError(
+                "reward.scale: rank and openrlhf.scores: spread compare siblings, of which the "
+                "reward file sees none; use the group agent"
+            )
         self._tokenizer = load_tokenizer(config.openrlhf.tokenizer)
         self._scorer = scorer or GroupScorer(config)
         self._reader = self._scorer.reader(self._tokenizer)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,18 +35,24 @@ def path(
     spec = importlib.util.find_spec(f"spct_{file.value.replace('-', '_')}")
     assert spec is not None, "the adapters are part of every installation"
     typer.echo(spec.origin)
-    _warn()
+    for problem in _problems(file):
+        typer.echo(f"spct: {problem}", err=True)
 
 
-def _warn() -> None:
+def _problems(file: AdapterFile) -> Iterator[str]:
     """Say now what would end the run: OpenRLHF itself says it late, and among other errors."""
     configuration = os.environ.get("SPCT_CONFIG")
     if not configuration:
-        typer.echo("spct: SPCT_CONFIG is not set here: it names the configuration", err=True)
+        yield "SPCT_CONFIG is not set here: it names the configuration"
         return
-    from spct_openrlhf import settled  # pyright: ignore[reportMissingTypeStubs]
+    if not Path(configuration).is_absolute():
+        yield f"SPCT_CONFIG: {configuration!r} is relative, and Ray's workers have other folders"
+    from spct_openrlhf import with_fallback  # pyright: ignore[reportMissingTypeStubs]
 
     try:
-        settled(SPCTConfig.load(configuration))
+        config = with_fallback(SPCTConfig.load(configuration))
     except SPCTError as error:
-        typer.echo(f"spct: the run will end: {error}", err=True)
+        yield f"the run will end: {error}"
+        return
+    if file is AdapterFile.reward and config.openrlhf.tokenizer is None:
+        yield "the run will end: openrlhf.tokenizer: the reward file needs the policy's"

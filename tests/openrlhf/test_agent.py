@@ -1,7 +1,6 @@
 """The group agent on OpenRLHF's own executor: sizes, order, labels, failures."""
 
 import asyncio
-import gc
 import math
 import random
 import time
@@ -118,7 +117,6 @@ def test_many_groups_of_the_same_prompt_never_mix(agent, tokenizer, prompt, show
         outputs = await generate_responses(
             executor, Engine(texts, tokenizer, delays), prompt, "", 3
         )
-        gc.collect(0)
         return rewards(outputs) == [content_score(text) for text in texts]
 
     async def several():
@@ -287,6 +285,21 @@ def test_what_a_table_fills_up_with_nothing_is_not_there(tokenizer, prompt):
     assert "write a note" in asked(label, prompt, tokenizer)[0]
 
 
+def test_an_empty_reference_is_none_and_a_number_is_one(tokenizer, prompt):
+    plain = {"template": {"name": "default", "nonce": False}}
+    without, _ = asked("", prompt, tokenizer, **plain)
+    assert asked({"reference": ""}, prompt, tokenizer, **plain)[0] == without
+    bare, _ = asked(42, prompt, tokenizer, **plain)
+    assert asked({"reference": 42}, prompt, tokenizer, **plain)[0] == bare
+
+
+def test_a_label_of_ones_own_is_judged_whatever_its_keys(tokenizer, prompt):
+    for label in ({"label": "positive", "n": 3, "source": "web"}, {"label": 1, "n": 2}):
+        assert "write a note" in asked(label, prompt, tokenizer)[0]
+    nothing = {"label": None, "n": None, "template": None, "reference": "42 cakes"}
+    assert "42 cakes" in asked(nothing, prompt, tokenizer)[0]
+
+
 def test_a_list_as_label_is_one_clear_line(tokenizer, prompt):
     with pytest.raises(TaskError, match="label: expected a text or"):
         asked(["a"], prompt, tokenizer)
@@ -327,6 +340,31 @@ def test_the_store_keeps_every_group(tokenizer, prompt, tmp_path):
     assert group["rewards"] == rewards(outputs)
 
 
+def test_a_slow_rule_does_not_stop_the_generation_of_others(tokenizer, prompt, tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "def rule(completions, **_):\n"
+        "    time.sleep(1)\n"
+        "    return [0.0] * len(completions)\n"
+    )
+    reward = {"rewards": [{"grm": {}}, {"path": f"{tmp_path / 'slow.py'}:rule"}]}
+    config = SPCTConfig.model_validate({"template": {"name": "default"}, "reward": reward})
+    executor = AgentExecutor(GroupScorer(config, RewardModel(config, engine=Judge())))
+
+    async def beside():
+        first = asyncio.ensure_future(
+            generate_responses(executor, Engine(TEXTS, tokenizer), prompt, "", 4)
+        )
+        start = time.monotonic()
+        engine = Engine(["a"], tokenizer, delays=[0.2])
+        await engine.generate([], sampling_params())
+        waited = time.monotonic() - start
+        await first
+        return waited
+
+    assert asyncio.run(beside()) < 0.8
+
+
 OUTCOME = {"label": 1, "n": 2, "template": "default"}
 
 
@@ -339,6 +377,20 @@ def test_a_judge_in_training_is_paid_by_the_outcome(tokenizer, prompt):
     assert [output["scores"] for output in outputs] == [1, 0, 0, 0]
     assert [o["extra_logs"]["spct_parsed"] for o in outputs] == [1, 1, 0, 0]
     assert len({tuple(output["extra_logs"]) for output in outputs}) == 1
+
+
+def test_the_outcome_is_read_by_the_labels_template(tokenizer, prompt):
+    executor = AgentExecutor(GroupScorer(SPCTConfig.model_validate({})))
+    texts = ["\\boxed{1}", "\\boxed{9}"]
+    label = {"label": 1, "n": 1, "template": "single"}
+    outputs = rollout(executor, Engine(texts, tokenizer), prompt, 2, label)
+    assert rewards(outputs) == [1, -1]
+    assert outputs[0]["extra_logs"]["spct_critique_length"] >= 0
+
+
+def test_one_failed_completion_has_its_siblings_score(tokenizer, prompt):
+    outputs = rollout(executor_of([1, 10, None, 10]), Engine("abcd", tokenizer), prompt)
+    assert [output["scores"] for output in outputs] == [0, 1, pytest.approx(2 / 3), 1]
 
 
 def test_spread_is_the_same_for_all_and_nothing_without_differences(tokenizer, prompt):

@@ -46,11 +46,14 @@ SPECIAL = ["<|im_start|>", "<|im_end|>"]
 
 
 def tokenizer(name):
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.BPE()), bos_token="<s>", eos_token="</s>"
-    )
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    made = Tokenizer(models.BPE({letter: at for at, letter in enumerate(sorted(letters))}, []))
+    made.normalizer = normalizers.NFC()  # as Qwen's
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
     made.add_special_tokens({"extra_special_tokens": SPECIAL})
     made.chat_template = TEMPLATES[name]
     return made
@@ -108,6 +111,44 @@ def test_what_cannot_be_read_is_one_clear_line(prompt):
         READERS["chatml"][0].messages(prompt)
 
 
+def test_a_token_that_marks_no_turn_may_stand_in_a_text():
+    made = tokenizer("chatml")
+    made.add_special_tokens({"pad_token": "<pad>"})
+    turns = [{"role": "user", "content": "what is <pad>, and <s>this</s>?"}]
+    prompt = made.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert ChatReader(made).messages(prompt) == turns
+
+
+def test_a_template_that_writes_the_date_is_refused_at_once():
+    dated = tokenizer("chatml")
+    dated.chat_template = "{{ strftime_now('%d %b %Y') }}" + dated.chat_template
+    turns = [{"role": "user", "content": "Hi"}]
+    prompt = dated.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    with pytest.raises(TaskError, match="could not be read tomorrow"):
+        ChatReader(dated).messages(prompt)
+
+
+def test_a_template_for_one_turn_only_is_one_clear_line():
+    single = tokenizer("chatml")
+    single.chat_template = (
+        "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}"
+        "User: {{ messages[0].content }}\nAssistant:"
+    )
+    with pytest.raises(TaskError, match=r"cannot show a conversation \(one turn only\)"):
+        ChatReader(single).messages("User: Hi\nAssistant:")
+
+
+def test_a_policy_that_could_see_has_its_tokenizer_in_a_processor():
+    class Processor:
+        def __init__(self, tokenizer):
+            self.tokenizer, self.chat_template = tokenizer, tokenizer.chat_template
+            self.apply_chat_template = tokenizer.apply_chat_template
+
+    assert ChatReader(Processor(tokenizer("chatml"))).messages(PROMPT) == [
+        {"role": "user", "content": "Hi"}
+    ]
+
+
 def test_a_tokenizer_without_a_chat_template_says_so():
     bare = tokenizer("chatml")
     bare.chat_template = None
@@ -147,6 +188,23 @@ def test_a_prompt_that_lost_its_head_is_found_by_its_end():
     answer = f"see {PROMPT}two"
     for dropped in (5, 30, 60):
         assert reader.completion(two[dropped:] + answer + "</s>", two) == (answer, True)
+
+
+@pytest.mark.parametrize("text", ["5 \u2126", "\u212bngstr\u00f6m", "cafe\u0301"])
+def test_a_tokenizer_may_normalise_what_it_was_given(text):
+    reader, made = READERS["chatml"]
+    prompt = PROMPT.replace("Hi", text)
+    query = made.decode(made(prompt + "Hello", add_special_tokens=False)["input_ids"])
+    assert not query.startswith(prompt)
+    assert reader.completion(query + "<|im_end|>", prompt) == ("Hello", True)
+
+
+@pytest.mark.parametrize("dropped", range(12, 22))
+def test_a_prompt_may_be_cut_within_a_letter(dropped):
+    reader, made = READERS["chatml"]
+    prompt = PROMPT.replace("Hi", "\u4f60\u597d" * 20)
+    ids = made(prompt + "Hello", add_special_tokens=False)["input_ids"]
+    assert reader.completion(made.decode(ids[dropped:]), prompt) == ("Hello", False)
 
 
 def test_a_prompt_that_came_back_otherwise_is_refused():

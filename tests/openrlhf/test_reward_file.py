@@ -108,6 +108,15 @@ def test_the_reward_file_needs_the_policys_tokenizer(configured, reward_file):
         SingleTurnAgentExecutor([reward_file])
 
 
+@pytest.mark.parametrize(
+    "sections", [{"reward": {"scale": "rank"}}, {"openrlhf": {"scores": "spread"}}]
+)
+def test_what_compares_siblings_is_refused(sections, configured, reward_file):
+    configured(**sections)
+    with pytest.raises(ConfigError, match="use the group agent"):
+        SingleTurnAgentExecutor([reward_file])
+
+
 def test_abstain_is_refused_unless_a_fallback_is_named(configured):
     configured(openrlhf={"fallback": None})
     with pytest.raises(ConfigError, match=r"set openrlhf\.fallback to group_mean or drop_group"):
@@ -122,6 +131,16 @@ def test_without_a_configuration_the_way_to_forward_it_is_named(monkeypatch):
     monkeypatch.delenv("SPCT_CONFIG", raising=False)
     with pytest.raises(ConfigError, match="ray job submit --runtime-env-json"):
         load_config()
+
+
+def test_a_clone_that_was_never_installed_is_an_untested_version(configured, monkeypatch, caplog):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    configured()
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert load_config()
+    assert "is tested with openrlhf>=0.11.2,<0.12" in caplog.text
 
 
 @pytest.mark.parametrize(("version", "warns"), [("0.11.2", 0), ("0.11.1", 1), ("0.12.0", 1)])
@@ -153,5 +172,10 @@ def test_what_would_end_the_run_late_is_said_with_the_path(spct, configured, mon
     code, output, errors = spct("path", "openrlhf-agent")
     assert (code, output.count("spct_openrlhf_agent.py")) == (0, 1)
     assert "the run will end: reward.on_failure: 'abstain'" in errors
+    path = configured(openrlhf={"tokenizer": None})
+    assert "the reward file needs the policy's" in spct("path", "openrlhf-reward")[2]
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("SPCT_CONFIG", path.name)
+    assert "is relative" in spct("path", "openrlhf-agent")[2]
     monkeypatch.delenv("SPCT_CONFIG")
     assert "SPCT_CONFIG is not set here" in spct("path", "openrlhf-reward")[2]

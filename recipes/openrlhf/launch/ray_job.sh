@@ -7,5 +7,5 @@
 set -euo pipefail
 
 exec ray job submit \
-  --runtime-env-json "{\"env_vars\": {\"SPCT_CONFIG\": \"${SPCT_CONFIG:-$PWD/judge.yaml}\"}}" \
+  --runtime-env-json "{\"env_vars\": {\"SPCT_CONFIG\": \"${SPCT_CONFIG:?}\"}}" \
   -- python3 -m openrlhf.cli.train_ppo_ray "$@"

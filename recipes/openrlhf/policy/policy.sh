@@ -5,6 +5,7 @@
 #   ASYNC=1 ./policy.sh [--flag value]         rollouts and training at once, on GPUs of their own
 # Ray has to run, with GPUs that are not the judge's: README.md. The paper trains no policy.
 set -euo pipefail
+export SPCT_CONFIG=${SPCT_CONFIG:-$PWD/judge.yaml}
 
 case ${ALGORITHM:-grpo} in
   grpo) algorithm=(

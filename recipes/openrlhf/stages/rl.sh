@@ -3,6 +3,7 @@
 #   ../stages/rl.sh grpo|ppo --flag value ...
 # Ray's workers have a folder of their own, hence $PWD.
 set -euo pipefail
+export SPCT_CONFIG=${SPCT_CONFIG:-$PWD/judge.yaml}
 
 case ${1:?usage: rl.sh grpo|ppo [--flag value]} in
   grpo) algorithm=(
