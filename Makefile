@@ -74,6 +74,7 @@ test-long: test test-oldest test-vllm
 
 test-vllm: setup-vllm
 	$(VLLM_BIN)/pytest tests/openrlhf -m vllm
+	$(VLLM_BIN)/pytest tests/engines -m vllm
 
 test-oldest: .venv-oldest/ready
 	$(OLDEST_BIN)/pytest tests/trl

@@ -15,6 +15,9 @@ from spct_plugin.config_file import Section
 from spct_plugin.engines import Engine, EngineConfig
 from spct_plugin.errors import ConfigError
 
+FROM_FILE = "file:"
+"""Begins an address that names a file of addresses."""
+
 
 class CheckpointConfig(Section):
     """What every model loaded into this process needs to be told."""
@@ -42,7 +45,9 @@ class ServerConfig(Section):
     """What every server that is asked over HTTP needs to be told."""
 
     url: tuple[str, ...] = Field(min_length=1)
-    """Base address(es) ending in /v1; a request goes to the one with the fewest in flight."""
+    """Base address(es) ending in /v1, or "file:PATH" for a file of them, one per line, which is
+    read again while it is used; relative to the working directory. A request goes to the one with
+    the fewest tokens in flight."""
     model: str
     """Model name the server knows."""
     revision: str | None = None
@@ -56,10 +61,12 @@ class ServerConfig(Section):
     connect_timeout_s: float = Field(default=10.0, gt=0)
     """Longest wait for a connection. Chosen by us: a host that is up answers within one second."""
     request_timeout_s: float = Field(default=600.0, gt=0)
-    """Longest time for one try. Chosen by us: 4,096 tokens at 10 tokens/s under full load."""
-    retries: int = Field(default=5, ge=0)
-    """Tries after the first, on connection errors, 408, 429 and 5xx only. Chosen by us: with
-    back-off this bridges about 30 s of outage, one server restart behind a proxy."""
+    """Longest time for one try, and for a server to wake or fall asleep. Chosen by us: 4,096 tokens
+    at 10 tokens/s under full load."""
+    retries: int = Field(default=6, ge=0)
+    """Rounds of tries after the first, each with every server once, on connection errors, 408, 429
+    and 5xx only. 6: chosen by us, as the waits add up to 31 to 63 s: a server's restart behind a
+    proxy takes 30."""
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -76,11 +83,19 @@ class ServerConfig(Section):
 
     @field_validator("url")
     @classmethod
-    def _http_only(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for url in value:
-            if not url.startswith(("http://", "https://")):
-                raise ValueError(f"expected http://host:port/v1, found {url!r}")
-        return tuple(url.rstrip("/") for url in value)
+    def _usable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(url if url.startswith(FROM_FILE) else cls.address(url) for url in value)
+
+    @classmethod
+    def address(cls, text: str) -> str:
+        """Bring one address into its usual form.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if not text.startswith(("http://", "https://")):
+            raise ValueError(f"expected http://host:port/v1, found {text!r}")
+        return text.rstrip("/")
 
 
 class TransformersConfig(CheckpointConfig, EngineConfig):

@@ -7,13 +7,10 @@ from typing import Any
 
 from spct_plugin.engines import Choice, Request
 from spct_plugin.engines.builtin import OpenAIConfig
-from spct_plugin.engines.http import HTTPClient
+from spct_plugin.engines.http import BYTES_PER_TOKEN, HTTPClient
+from spct_plugin.engines.pool import Pool
 from spct_plugin.errors import EngineError
 from spct_plugin.types import is_list, is_mapping
-
-# Bytes of UTF-8 per token for the estimate in `fits`. Chosen by us: English has about 4, Chinese
-# about 3, so that it errs towards refusing in time.
-BYTES_PER_TOKEN = 3
 
 
 class OpenAIEngine:
@@ -22,8 +19,11 @@ class OpenAIEngine:
     Args:
         config: Where and how.
 
+    Attributes:
+        pool: The servers: add, remove and read them here.
+
     Raises:
-        ConfigError: The key's environment variable is not set.
+        ConfigError: The key's environment variable is not set, or a file of addresses is no good.
     """
 
     def __init__(self, config: OpenAIConfig) -> None:
@@ -31,6 +31,7 @@ class OpenAIEngine:
         self.context = config.context
         self._client = HTTPClient(config, "engine")
         self.identity = self._client.identity
+        self.pool: Pool = self._client.pool
 
     async def generate(self, request: Request) -> list[Choice]:
         """Ask for one choice per vote, in one request.
@@ -42,6 +43,8 @@ class OpenAIEngine:
             "/chat/completions",
             self._body(request),
             lambda answer: _choices(answer, len(request.votes)),
+            group=request.task,
+            answer_tokens=len(request.votes) * request.sampling.max_tokens,
         )
 
     def fits(self, prompt: str, max_tokens: int) -> bool:
@@ -49,6 +52,27 @@ class OpenAIEngine:
         if self.context is None:
             return True
         return len(prompt.encode()) / BYTES_PER_TOKEN + max_tokens <= self.context
+
+    async def sleep(self, *urls: str, level: int = 1) -> None:
+        """Free the GPUs of vLLM servers when they have answered; requests wait or go elsewhere.
+
+        Args:
+            urls: Which servers; none = all.
+            level: vLLM's: 1 keeps the weights in the host's memory; 2 drops them, and whoever wakes
+                the server must load them again.
+
+        Raises:
+            EngineError: A server did not go to sleep, and is asked as before.
+        """
+        await self._client.sleep(*urls, level=level)
+
+    async def wake(self, *urls: str) -> None:
+        """Wake servers that sleep: those named, or all.
+
+        Raises:
+            EngineError: A server did not wake.
+        """
+        await self._client.wake(*urls)
 
     async def aclose(self) -> None:
         """Close the running loop's connections."""
@@ -77,19 +101,27 @@ def _choices(answer: object, wanted: int) -> list[Choice]:
     usage = answer.get("usage") if is_mapping(answer) else None
     total = usage.get("completion_tokens") if is_mapping(usage) else None
     tokens = _share(total, len(found))
-    return [_choice(choice, count) for choice, count in zip(found, tokens, strict=True)][:wanted]
+    choices = [_choice(choice, count) for choice, count in zip(found, tokens, strict=True)]
+    # What vLLM and SGLang had written when they were sent to sleep, or stopped, is no judgement.
+    whole = [choice for choice in choices if choice.finish_reason != "abort"]
+    if not whole:
+        raise EngineError("the server broke off every choice (abort)", retryable=True)
+    return whole[:wanted]
 
 
 def _choice(choice: object, tokens: int) -> Choice:
     message = choice.get("message") if is_mapping(choice) else None
     if not is_mapping(choice) or not is_mapping(message):
-        raise EngineError(f"expected a message in a choice, found {str(choice)[:200]}")
+        raise EngineError(
+            f"expected a message in a choice, found {str(choice)[:200]}", retryable=True
+        )
     if message.get("refusal"):
         return Choice(str(message["refusal"]), "content_filter", tokens)
-    return Choice(str(message.get("content") or ""), choice.get("finish_reason"), tokens)
+    reason = choice.get("finish_reason")
+    return Choice(str(message.get("content") or ""), reason and str(reason), tokens)
 
 
 def _share(total: object, choices: int) -> Sequence[int]:
     """Divide the answer's token count among its choices; servers count only the sum."""
-    whole = total if isinstance(total, int) else 0
+    whole = max(total, 0) if isinstance(total, int) else 0
     return [(whole + index) // choices for index in range(choices)]

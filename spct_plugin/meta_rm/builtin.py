@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from spct_plugin.engines.builtin import CheckpointConfig, ServerConfig, not_installed
 from spct_plugin.meta_rm import MetaRM, MetaRMConfig
@@ -49,15 +49,20 @@ class ClassifyConfig(ServerConfig, MetaRMConfig):
     kind: Literal["classify"] = "classify"  # pyright: ignore[reportIncompatibleVariableOverride]
     """This meta RM."""
     url: tuple[str, ...] = Field(min_length=1)
-    """Base address(es), with or without /v1 (vLLM serves /classify beside it); a request goes to
-    the one with the fewest in flight."""
+    """Base address(es), with or without /v1 (vLLM serves /classify beside it), or "file:PATH" for a
+    file of them, as for the engine; a request goes to the one with the fewest tokens in flight."""
     request_timeout_s: float = Field(default=120.0, gt=0)
-    """Longest time for one try. Chosen by us: a score is one forward pass, the rest is queueing."""
+    """Longest time for one try, and for a server to wake or fall asleep. Chosen by us: a score is
+    one forward pass, the rest is queueing."""
 
-    @field_validator("url")
     @classmethod
-    def _beside_v1(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(url.removesuffix("/v1") for url in value)
+    def address(cls, text: str) -> str:
+        """Bring one address into its usual form, without /v1.
+
+        Raises:
+            ValueError: It is none.
+        """
+        return super().address(text).removesuffix("/v1")
 
     def build(self, template: Template) -> MetaRM:
         """Make the meta RM; connections are opened by the first request."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spct_plugin.engines.http import HTTPClient
+from spct_plugin.engines.pool import Pool
 from spct_plugin.errors import EngineError
 from spct_plugin.loop import gather_or_cancel
 from spct_plugin.meta_rm import Unscored, meta_identity, meta_messages
@@ -25,27 +26,49 @@ class ClassifyMetaRM:
         config: Where and how.
         template: Shows the task.
 
+    Attributes:
+        pool: The servers: add, remove and read them here.
+
     Raises:
-        ConfigError: The key's environment variable is not set.
+        ConfigError: The key's environment variable is not set, or a file of addresses is no good.
     """
 
     def __init__(self, config: ClassifyConfig, template: Template) -> None:
         self._unscored = Unscored()
         self._template = template
         self._client = HTTPClient(config, "meta_rm")
+        self.pool: Pool = self._client.pool
         self.identity = meta_identity(self._client.identity, template)
 
     async def score(self, task: JudgeTask, judgements: Sequence[Judgement]) -> list[float | None]:
         """Give each judgement's logit, one request each; None where there is none."""
-        return await gather_or_cancel([self._score_one(task, j) for j in judgements])
+        group = task.digest() if judgements else b""
+        return await gather_or_cancel([self._score_one(task, j, group) for j in judgements])
+
+    async def sleep(self, *urls: str, level: int = 1) -> None:
+        """Do what `OpenAIEngine.sleep` does.
+
+        Raises:
+            EngineError: A server did not go to sleep, and is asked as before.
+        """
+        await self._client.sleep(*urls, level=level)
+
+    async def wake(self, *urls: str) -> None:
+        """Do what `OpenAIEngine.wake` does.
+
+        Raises:
+            EngineError: A server did not wake.
+        """
+        await self._client.wake(*urls)
 
     async def aclose(self) -> None:
         """Close the running loop's connections."""
         await self._client.aclose()
 
-    async def _score_one(self, task: JudgeTask, judgement: Judgement) -> float | None:
+    async def _score_one(self, task: JudgeTask, judgement: Judgement, group: bytes) -> float | None:
+        body = self._body(task, judgement)
         try:
-            return await self._client.ask("/classify", self._body(task, judgement), _logit)
+            return await self._client.ask("/classify", body, _logit, group=group)
         except EngineError as error:
             self._unscored.note(error.failure, str(error))
             return None

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import math
+from collections import Counter
 
 import pytest
 
@@ -148,3 +149,23 @@ def test_the_key_comes_from_the_environment(monkeypatch):
 def test_identity_is_model_and_form_and_not_the_address():
     assert meta_rm_for("http://a").identity == meta_rm_for("http://b").identity
     assert meta_rm_for("http://a", revision="2").identity.startswith("meta@2:meta-")
+
+
+async def test_addresses_in_a_file_may_end_in_v1_too(tmp_path):
+    async with FakeServer(by_length) as server:
+        (tmp_path / "meta.txt").write_text(f"{server.url}\n")
+        await check_meta_rm(meta_rm_for(f"file:{tmp_path}/meta.txt"))
+        assert server.bodies
+
+
+async def test_the_judgements_of_a_group_stay_with_one_server():
+    async with FakeServer(by_length) as first, FakeServer(by_length) as second:
+        meta_rm = meta_rm_for((first.url, second.url))
+        await asyncio.gather(
+            *(meta_rm.score(JudgeTask(f"Task {i}.", ["a", "b"]), judgements(*"xyzw"))
+              for i in range(6))
+        )  # fmt: skip
+        await meta_rm.aclose()
+    for server in (first, second):
+        prompts = Counter(body["messages"][0]["content"] for body in server.bodies)
+        assert list(prompts.values()) == [4] * 3

@@ -8,7 +8,7 @@ from email.utils import formatdate
 import pytest
 
 from spct_plugin import ConfigError, EngineError
-from spct_plugin.engines import Request, Sampling, http
+from spct_plugin.engines import Request, Sampling, http, refusals
 from spct_plugin.engines.builtin import OpenAIConfig
 from spct_plugin.engines.openai import OpenAIEngine
 from spct_plugin.testing import FakeServer, Reply
@@ -82,7 +82,7 @@ async def test_what_may_pass_is_tried_again(status):
     assert len(server.bodies) == 3
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 422])
 async def test_other_refusals_are_final_at_once(status):
     calls = []
 
@@ -132,6 +132,15 @@ async def test_retry_after_is_waited_for(header):
     start = time.monotonic()
     await ask(lambda body: next(replies) or echo(body))
     assert time.monotonic() - start >= 0.9
+
+
+@pytest.mark.parametrize("value", ["soon", "²", "Mon, 01 Jan 0001 00:00:00 GMT", "-1", ""])
+async def test_a_retry_after_that_makes_no_sense_is_not_waited_for(value):
+    limited = Reply(status=429, headers={"Retry-After": value})
+    replies = itertools.chain([limited], itertools.repeat(None))
+    start = time.monotonic()
+    await ask(lambda body: next(replies) or echo(body))
+    assert time.monotonic() - start < 5
 
 
 async def test_a_slow_answer_ends_in_time():
@@ -199,9 +208,9 @@ async def test_a_dead_address_costs_no_waiting_and_is_left_alone_for_a_while(mon
     tried = []
     post = http.HTTPClient._post
 
-    async def counted(self, connections, url, path, body):
-        tried.append(url)
-        return await post(self, connections, url, path, body)
+    async def counted(self, here, use, path, body):
+        tried.append(use.endpoint.url)
+        return await post(self, here, use, path, body)
 
     monkeypatch.setattr(http.HTTPClient, "_post", counted)
     async with FakeServer(echo) as alive:
@@ -214,7 +223,7 @@ async def test_a_dead_address_costs_no_waiting_and_is_left_alone_for_a_while(mon
 
 async def test_a_connection_that_does_not_come_about_is_named_so():
     error = http.aiohttp.ConnectionTimeoutError()
-    assert http._reason(error, "engine") == "no connection within engine.connect_timeout_s"
+    assert refusals.reason(error, "engine") == "no connection within engine.connect_timeout_s"
 
 
 def test_every_event_loop_has_its_own_connections():
@@ -254,3 +263,39 @@ def test_the_context_is_estimated_from_bytes():
     assert engine.fits("x" * 300, 100)
     assert not engine.fits("x" * 301, 100)
     assert engine_for("http://a/v1").fits("x" * 10**6, 10**6)
+
+
+async def test_what_was_broken_off_is_asked_for_again():
+    body = (
+        '{"choices": [{"message": {"content": "half"}, "finish_reason": "abort"},'
+        ' {"message": {"content": "whole"}, "finish_reason": "stop"}]}'
+    )
+    choices, _ = await ask(lambda _: Reply(body=body), votes=(0, 1))
+    assert [choice.text for choice in choices] == ["whole"]
+    replies = itertools.chain([Reply(["half"], finish_reason="abort")], itertools.repeat(None))
+    choices, server = await ask(lambda sent: next(replies) or echo(sent))
+    assert (choices[0].text, len(server.bodies)) == ("answer 0 of 1", 2)
+
+
+USAGE = '{"choices": [{"message": {"content": "x"}}], "usage": %s}'
+ODD = {
+    "a count below zero": USAGE % '{"completion_tokens": -9}',
+    "a count as text": USAGE % '{"completion_tokens": "9"}',
+    "a list as usage": USAGE % "[9]",
+    "a reason that is no text": (
+        '{"choices": [{"message": {"content": "x"}, "finish_reason": {"type": 1}}]}'
+    ),
+}
+
+
+@pytest.mark.parametrize("body", ODD.values(), ids=ODD.keys())
+async def test_what_a_server_says_beside_the_text_is_not_trusted(body):
+    [choice], _ = await ask(lambda _: Reply(body=body))
+    assert (choice.text, choice.tokens) == ("x", 0)
+    assert choice.finish_reason is None or isinstance(choice.finish_reason, str)
+
+
+async def test_a_choice_without_a_message_is_tried_again():
+    replies = itertools.chain([Reply(body='{"choices": [7]}')], itertools.repeat(None))
+    choices, server = await ask(lambda body: next(replies) or echo(body))
+    assert (choices[0].text, len(server.bodies)) == ("answer 0 of 1", 2)
