@@ -37,7 +37,8 @@ from spct_plugin.errors import ConfigError, EngineError
 T = TypeVar("T")
 
 # Seconds before the first retry, doubled by each, half of it random; chosen by us: 1 + 2 + 4 + 8 +
-# 16 + 32 s bridge a server's restart, the random half keeps hundreds of requests from returning at once.
+# 16 + 32 s bridge a server's restart, and the random half keeps hundreds of requests from coming
+# back at once.
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
 # Bytes of UTF-8 per token for estimates. Chosen by us: English has about 4, Chinese about 3, so
