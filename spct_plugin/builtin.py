@@ -11,6 +11,8 @@ from spct_plugin.engines.builtin import OpenAIConfig, ReplayConfig, Transformers
 from spct_plugin.hookspecs import hookimpl
 from spct_plugin.meta_rm import MetaRMConfig
 from spct_plugin.meta_rm.builtin import ClassifyConfig, TransformersMetaConfig
+from spct_plugin.redteam import Family
+from spct_plugin.redteam.families import FAMILIES
 from spct_plugin.templates import BUNDLED, Template, load_template
 from spct_plugin.voting import Vote, tally
 
@@ -48,3 +50,10 @@ def spct_register_sources(register: Callable[[str, Source], None]) -> None:
     """Register the preference sets and benchmarks we can read."""
     for name, source in SOURCES.items():
         register(name, source)
+
+
+@hookimpl
+def spct_register_attacks(register: Callable[[str, Family], None]) -> None:
+    """Register the attacks that ship with the package."""
+    for name, family in FAMILIES.items():
+        register(name, family)

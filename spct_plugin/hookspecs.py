@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spct_plugin.data.sources import Source
     from spct_plugin.engines import EngineConfig
     from spct_plugin.meta_rm import MetaRMConfig
+    from spct_plugin.redteam import Family
     from spct_plugin.templates import Template
     from spct_plugin.voting import Vote
 
@@ -59,6 +60,14 @@ def spct_register_sources(register: Callable[[str, Source], None]) -> None:
     """Register preference sets for `spct data`: `register(name, Source(function))`.
 
     The function turns a row into labelled examples.
+    """
+
+
+@hookspec
+def spct_register_attacks(register: Callable[[str, Family], None]) -> None:
+    """Register attacks for `spct redteam`: `register(name, Family(function, about))`.
+
+    The function turns a scene into attempts, each with its benign twin.
     """
 
 

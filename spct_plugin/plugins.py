@@ -27,6 +27,7 @@ from spct_plugin.data.sources import Source
 from spct_plugin.engines import EngineConfig
 from spct_plugin.errors import PluginError
 from spct_plugin.meta_rm import MetaRMConfig
+from spct_plugin.redteam import Family
 from spct_plugin.templates import Template
 from spct_plugin.voting import Vote
 
@@ -65,6 +66,7 @@ class Registry:
         templates: Bundled templates and those of plugins.
         votes: Ways to vote.
         sources: Preference sets that `spct data` reads.
+        attacks: Families of attacks that `spct redteam` makes.
         commands: Commands of `spct` that plugins add.
         plugins: All plugins found, broken ones too.
     """
@@ -74,6 +76,7 @@ class Registry:
     templates: dict[str, Template] = field(default_factory=dict[str, Template])
     votes: dict[str, Vote] = field(default_factory=dict[str, Vote])
     sources: dict[str, Source] = field(default_factory=dict[str, Source])
+    attacks: dict[str, Family] = field(default_factory=dict[str, Family])
     commands: dict[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])
     plugins: list[Plugin] = field(default_factory=list[Plugin])
     owners: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from spct_plugin.engines import Choice, Engine, Request, Sampling
 from spct_plugin.failures import FAILURES
 from spct_plugin.meta_rm import MetaRM
+from spct_plugin.redteam import Attempt, Family, Scene, stage
 from spct_plugin.templates import Template
 from spct_plugin.types import Judgement, JudgeTask
 from spct_plugin.voting import Vote
@@ -146,6 +147,32 @@ def check_vote(vote: Vote) -> None:
         assert tally.means[1] is None, f"expected None for what no vote saw, found {tally!r}"
         assert tally.votes[1] == 0, f"expected no votes for what no vote saw, found {tally!r}"
         assert (tally.means[0] is None) == (not scores_K_N), f"for {scores_K_N!r}, found {tally!r}"
+
+
+def check_attacks(family: Family) -> None:
+    """Check that a family of attacks keeps to what a comparison relies on: every one has its twin.
+
+    Raises:
+        AssertionError: It does not, and how.
+        PluginError: Another scene gets other attempts.
+    """
+    scenes = [
+        Scene("a", "Name a prime.", "Eight, I think.", "Seven."),
+        Scene("b", "Say hello.", "No.", "Hello!", scale=(0, 1)),
+    ]
+
+    def groups(attempt: Attempt) -> tuple[bytes, bytes]:
+        return attempt.attack.digest(), attempt.twin.digest()
+
+    attempts = [attack.attempt for attack in stage({"checked": family}, scenes, len(scenes))]
+    again = [attack.attempt for attack in stage({"checked": family}, scenes, len(scenes))]
+    assert attempts, "expected at least one attempt"
+    assert list(map(groups, attempts)) == list(map(groups, again)), "expected the same again"
+    for attempt in attempts:
+        attacked, benign = groups(attempt)
+        assert attacked != benign, f"{attempt.name!r} is the same as its twin"
+        sizes = {len(attempt.attack.completions), len(attempt.twin.completions)}
+        assert len(sizes) == 1, f"{attempt.name!r}: expected groups of one size, found {sizes}"
 
 
 @dataclass(frozen=True)

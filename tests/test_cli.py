@@ -256,6 +256,7 @@ def test_plugins_lists_what_is_there(spct):
         "name": "builtin",
         "source": "spct-plugin",
         "hooks": [
+            "spct_register_attacks",
             "spct_register_engines",
             "spct_register_meta_rms",
             "spct_register_sources",

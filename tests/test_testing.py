@@ -3,12 +3,15 @@
 import pytest
 from judging_helpers import EXAMPLE, MetaRM
 
+from spct_plugin import JudgeTask, PluginError
 from spct_plugin.engines import Choice
 from spct_plugin.parsing import ParsedJudgement
 from spct_plugin.plugins import load_plugins
+from spct_plugin.redteam import Attempt, Family
 from spct_plugin.templates import load_meta_template, load_template
 from spct_plugin.testing import (
     ScriptedEngine,
+    check_attacks,
     check_engine,
     check_meta_rm,
     check_template,
@@ -123,3 +126,33 @@ def test_a_users_file_passes(tmp_path):
     path = tmp_path / "mine.jinja"
     path.write_text("{{ query }}{% for block in blocks %}\n{{ block }}{% endfor %}")
     check_template(load_template(str(path)))
+
+
+@pytest.mark.parametrize("name", REGISTRY.attacks)
+def test_every_family_of_attacks_passes(name):
+    check_attacks(REGISTRY.attacks[name])
+
+
+def no_twin(scene):
+    yield scene.replaced("same", scene.weak)
+
+
+def other_names(scene):
+    yield scene.dressed(scene.id, "hello")
+
+
+def one_name_twice(scene):
+    yield from [scene.dressed("hello", "hello")] * 2
+
+
+def another_size(scene):
+    bigger = JudgeTask(scene.prompt, ["a", "b", "c"])
+    yield Attempt("bigger", bigger, scene.dressed("x", "y").twin)
+
+
+@pytest.mark.parametrize(
+    "build", [no_twin, other_names, one_name_twice, another_size, lambda _: []]
+)
+def test_a_faulty_family_of_attacks_is_found(build):
+    with pytest.raises((AssertionError, PluginError), match=r"expected|same as its twin"):
+        check_attacks(Family(build, "faulty"))

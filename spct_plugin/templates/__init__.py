@@ -10,7 +10,7 @@ heading, a score box or a chat control token either.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -119,18 +119,32 @@ class JinjaTemplate:
 # consumed, so that a box inside a control token is found as well.
 _TURNS = (
     r"<(?=[|｜][^<>\s]{1,64}>|[^<>\s|｜]{1,64}[|｜]>"
-    r"|/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|start_of_image|image|sop|eop"
-    r"|end_of_utterance)>"
+    r"|/?(?:s|bos|eos|pad|unk|cls|sep|mask|start_of_turn|end_of_turn|start_of_image|image|sop|eop"
+    r"|end_of_utterance|(?:bos|eos|pad|unk|cls|sep|mask|eop)_token"
+    r"|(?:extra_id_|special_|reserved_|unused)[0-9]{1,4}|seed:[a-z_]{1,32})>"
     r"|</?SYS>>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|MASK|sMASK)\])"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|MASK|sMASK"
+    # As written only: in lower case these are ordinary words.
+    r"|(?-i:THINK|TOOL_CONTENT|ARGS|CALL_ID|IMG|PREFIX|MIDDLE|SUFFIX|BOS|EOS|EOT|UNK|PAD|CLS|SEP)"
+    r"|(?:start|end)_header_id)\]|\|[^\[\]\s|]{1,64}\|\]|e~\[)"
+    r"|\](?=~!?b[\[\]])"
 )
 _CONTROL = re.compile(_TURNS, re.IGNORECASE)
+_HEADINGS = (
+    r"(?:Evaluation Criteria|Conversation Context|Reference Response|Specific Criteria"
+    r"|Responses to be Scored|Output Format Requirements)"
+).replace(" ", r"\s{1,8}")
 _STRUCTURE = re.compile(
     _TURNS + r"|<(?=/?(?:think|tool_call|tool_response)>)"
-    r"|\[(?=The (?:Begin|End) of [A-Z])"
-    r"|#(?=### ?(?:Evaluation Criteria|Conversation Context|Reference Response|Specific Criteria"
-    r"|Responses to be Scored|Output Format Requirements))"
+    r"|\[(?=The\s{1,8}(?:Begin|End)\s{1,8}of\b)"
+    rf"|#(?=###\s{{0,8}}{_HEADINGS})"
     r"|\\(?=boxed\{)",
+    re.IGNORECASE,
+)
+# A turn's head where no code marks it, at what may be taken for the beginning of a line.
+_HEAD = re.compile(
+    r"(?<![^\n\r\v\f\x1c-\x1e\x85\u2028\u2029])"
+    r"(?=(?:system|developer|user|assistant|tool|function)(?: \([^\n]{0,64}\))?:)",
     re.IGNORECASE,
 )
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -229,7 +243,8 @@ def _environment() -> jinja2.Environment:
     environment = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, trim_blocks=False, keep_trailing_newline=False
     )
-    environment.filters["units"] = units  # pyright: ignore[reportUnknownMemberType]
+    filters: dict[str, Callable[[str], object]] = {"units": units, "one_line": one_line}
+    environment.filters.update(filters)  # pyright: ignore[reportUnknownMemberType]
     return environment
 
 
@@ -241,25 +256,29 @@ def _delimiter(which: str, nonce: str, what: str) -> str:
     return f"[The {which} of {what} {nonce}]" if nonce else f"[The {which} of {what}]"
 
 
+def one_line(text: str) -> str:
+    """Put a text into one line of the tiny template, without brackets: those number the units."""
+    return " ".join(text.split()).replace("[", "(").replace("]", ")")
+
+
 _UNIT_START = re.compile(r",| (?=(?:at|in|on|by|near|since|until) )")
 
 
 def units(text: str) -> list[str]:
     """Cut a text into the units in which the tiny GRM reads, the final mark being one.
 
-    A unit starts after a comma and at a preposition. Lower case, as it learnt; no square brackets,
-    as they number the units.
+    A unit starts after a comma and at a preposition. Lower case, as it learnt.
     """
-    text = " ".join(text.lower().split()).replace("[", "(").replace("]", ")")
+    text = one_line(text.lower())
     body, mark = (text[:-1], [text[-1]]) if text[-1:] in (".", "!", "?") else (text, [])
     return [unit.strip() for unit in _UNIT_START.split(body) if unit.strip()] + mark
 
 
 def _completion_text(completion: str | tuple[Message, ...], nonce: str) -> str:
     if isinstance(completion, str):
-        return neutralise(completion)
+        return _plain(completion, nonce)
     if len(completion) == 1 and not completion[0].tool_calls:
-        return neutralise(completion[0].content)
+        return _plain(completion[0].content, nonce)
     return _turns_text(completion, nonce)
 
 
@@ -268,8 +287,15 @@ def _turns_text(turns: tuple[Message, ...], nonce: str) -> str:
 
 
 def _turn_text(turn: Message, nonce: str) -> str:
-    """Head every turn by its role; with a nonce, text inside a turn cannot open another one."""
-    who = f"{turn.role.capitalize()} ({turn.name})" if turn.name else turn.role.capitalize()
-    head = f"[{neutralise(who)} {nonce}]\n" if nonce else f"{neutralise(who)}: "
-    calls = "".join(f"\n(calls {neutralise(call)})" for call in turn.tool_calls)
-    return head + neutralise(turn.content) + calls
+    """Head every turn by its role; text inside a turn cannot open another one."""
+    role = turn.role.capitalize()
+    who = neutralise(" ".join((f"{role} ({turn.name})" if turn.name else role).split()))
+    head = f"[{who} {nonce}]\n" if nonce else f"{who}: "
+    calls = "".join(f"\n(calls {_plain(call, nonce)})" for call in turn.tool_calls)
+    return head + _plain(turn.content, nonce) + calls
+
+
+def _plain(text: str, nonce: str) -> str:
+    """Break structure, and where no code marks the heads of turns, those too, by a space."""
+    neutral = neutralise(text)
+    return neutral if nonce else _HEAD.sub(" ", neutral)

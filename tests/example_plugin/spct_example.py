@@ -1,4 +1,4 @@
-"""An example plugin: an engine, a meta RM, a template, a vote, a source and a command.
+"""An example plugin: an engine, a meta RM, a template, a vote, a source, attacks and a command.
 
     engine: {kind: keyword, word: please}
     template: {name: lines}
@@ -21,6 +21,7 @@ from spct_plugin import Judgement, JudgeTask, ParsedJudgement, hookimpl, parse_j
 from spct_plugin.data.sources import Example, Row, Source, text
 from spct_plugin.engines import Choice, Engine, EngineConfig, Request
 from spct_plugin.meta_rm import MetaRM, MetaRMConfig
+from spct_plugin.redteam import Attempt, Family, Scene
 from spct_plugin.templates import Template
 from spct_plugin.voting import Tally, Vote, tally
 
@@ -121,6 +122,12 @@ def read_good_bad(row: Row) -> Iterator[Example]:
     yield Example(text(row, "ask"), [text(row, "good"), text(row, "bad")], best=0)
 
 
+def shout(scene: Scene) -> Iterator[Attempt]:
+    """Shout the weak answer; its twin is the weak answer."""
+    yield scene.dressed("capitals", scene.weak.upper(), where="instead")
+    yield scene.dressed("exclamation", "I can please everybody!!!")
+
+
 def count_words(
     text: Annotated[str, typer.Argument(help="Any text.")],
 ) -> None:
@@ -156,6 +163,12 @@ def spct_register_votes(register: Callable[[str, Vote], None]) -> None:
 def spct_register_sources(register: Callable[[str, Source], None]) -> None:
     """Add the source."""
     register("good-bad", Source(read_good_bad))
+
+
+@hookimpl
+def spct_register_attacks(register: Callable[[str, Family], None]) -> None:
+    """Add the attacks."""
+    register("shouting", Family(shout, "The same, only louder"))
 
 
 @hookimpl
