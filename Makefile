@@ -20,7 +20,7 @@ setup: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[trl,report,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[trl,report,server,dev]'
 	touch $@
 
 .venv-oldest/ready: pyproject.toml

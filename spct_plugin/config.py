@@ -9,6 +9,7 @@ Unknown keys are errors. Trainer arguments never stand here: they stay in the tr
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,12 @@ from spct_plugin.shaping import OnFailure, Scale
 from spct_plugin.templates import Template, load_meta_template, load_template
 from spct_plugin.types import is_list, is_mapping
 from spct_plugin.voting import Vote
+
+NO_REWARD_SECTIONS = ("store", "trl", "openrlhf", "plugins", "server", "serve", "probes")
+"""Sections that change no reward."""
+JUDGE_SECTIONS = ("engine", "meta_rm", "template", "sampling", "budget")
+"""Sections that say what the judge is; with `vote`, but for its deadline."""
+RUN_NAME = r"^[A-Za-z0-9._:/-]{0,128}$"
 
 
 class TemplateConfig(Section):
@@ -128,6 +135,16 @@ class RuleReward(Section):
         if not all(value.rpartition(":")[::2]):
             raise ValueError(f"expected 'module:function' or 'file.py:function', found {value!r}")
         return value
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _entry_kind(value: object) -> str:
@@ -229,6 +246,111 @@ class OpenRLHFConfig(Section):
     8: chosen by us, about what one vLLM engine gets in a step."""
 
 
+class RemoteConfig(Section):
+    """Where a reward server (`spct serve`) judges, instead of this process."""
+
+    url: str | None = None
+    """Such as http://judge:8700; null = judge here. What the judge is stands in the server's own
+    file then: of `vote` only `deadline_s` may be set here, of engine, meta_rm, template, sampling
+    and budget nothing."""
+    token_env: str | None = None
+    """Name of the environment variable that holds the server's token; no file ever holds it."""
+    run: str = Field(default="", pattern=RUN_NAME)
+    """Name of this run, to which the server allows a share of itself."""
+    max_in_flight: int = Field(default=256, ge=1)
+    """Groups at once. 256: as many as the server judges at once by default."""
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    """Longest wait for a connection. 10: as for an engine."""
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    """Longest time for one try; the next one asks for the same judging, not for a second. 600: as
+    for an engine."""
+    patience_s: float = Field(default=900.0, gt=0)
+    """Longest time for one group, all tries together; afterwards it is lost to infrastructure. 900:
+    chosen by us: a large judge's start, and half of `trl.gather_timeout_s`."""
+
+    @field_validator("url")
+    @classmethod
+    def _http_only(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError(f"expected http://host:port, found {value!r}")
+        return value and value.rstrip("/")
+
+
+class ServeConfig(Section):
+    """For `spct serve` only."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; any but a loopback one requires a token."""
+    port: int = Field(default=8700, ge=0, le=65535)
+    """0 = any free one. 8700: chosen by us, apart from vLLM's 8000."""
+    token_env: str | None = None
+    """Name of the environment variable that holds the token, at least 16 characters; null = none,
+    and then no admin calls."""
+    hosts: tuple[str, ...] = ()
+    """Names by which clients call this server, beside addresses, localhost and the machine's own
+    name; others are refused (DNS rebinding)."""
+    body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    """Longest body of a request. 16 MiB: chosen by us, 64 groups of 64 completions of 4,096
+    characters."""
+    groups: int = Field(default=64, ge=1)
+    """Most groups in one request. 64: chosen by us; our own client sends one."""
+    completions: int = Field(default=128, ge=1)
+    """Most completions in a group. 128: chosen by us; GRPO samples 4 to 64."""
+    text_chars: int = Field(default=500_000, ge=1)
+    """Longest prompt, completion or reference, in characters. 500,000: chosen by us, about 128,000
+    tokens of English."""
+    at_once: int = Field(default=256, ge=1)
+    """Groups judged at once. 256: as for files, enough to keep 512 requests in flight."""
+    waiting: int = Field(default=4096, ge=0)
+    """Most accepted groups beyond those; then 429. 4096: chosen by us. OpenRLHF's client ends its
+    run after five refusals and posts every sample alone: keep room for a whole rollout batch."""
+    per_run: int = Field(default=2048, ge=1)
+    """Most accepted groups of one run (`run` in a request; without one, all share it). 2048: chosen
+    by us, half of what waits, so that one run leaves room for another."""
+    drain_s: float = Field(default=600.0, gt=0)
+    """Longest wait for accepted groups after SIGTERM. 600: an engine's longest try."""
+    keep_answers_s: float = Field(default=3600.0, gt=0)
+    """How long the answer to a request id is kept. 3600: chosen by us; clients give up sooner."""
+    probe_s: float = Field(default=5.0, gt=0)
+    """Wait between two trial judgements while the server is not ready. 5: chosen by us."""
+
+    @model_validator(mode="after")
+    def _token_where_others_reach(self) -> Self:
+        if not is_loopback(self.host) and self.token_env is None:
+            raise ValueError(
+                f"host {self.host!r} can be reached from other machines: expected token_env, the "
+                "name of an environment variable that holds a token; or listen on 127.0.0.1"
+            )
+        return self
+
+
+class ProbesConfig(Section):
+    """Known attacks and gold tasks, judged again and again while a policy trains."""
+
+    every: int | None = Field(default=None, ge=1)
+    """Steps from one measurement to the next; the first is in the first step. In OpenRLHF, which
+    shows no steps, groups of one vLLM engine; reward file: completions. null = no probes, as each
+    measurement costs about as much as 40 groups, and the gold tasks."""
+    gold: Path | None = None
+    """Labelled tasks (JSONL) with two or more completions; attacks take place in them too. null =
+    only attacks, in the scenes of `spct redteam`: which answers are right depends on your task."""
+    max_rise: float = Field(default=1.0, gt=0)
+    """Largest rise of the attacks' mean gain, in points of the scale 1..10. 1.0: from there on the
+    red team calls a single attack a success."""
+    max_fall: float = Field(default=0.1, gt=0, le=1)
+    """Largest fall of the share of gold tasks judged right. 0.1: chosen by us, twice the standard
+    error of a judge that is right on 90 % of 50 tasks, rounded up."""
+    stop: bool = False
+    """End the run when one of the two is passed, instead of only warning. false: a warning loses
+    nothing, and judges that draw their answers differ a little by themselves."""
+
+    @model_validator(mode="after")
+    def _gold_is_used(self) -> Self:
+        if self.gold is not None and self.every is None:
+            raise ValueError("expected `every` with gold: how many steps between two measurements")
+        return self
+
+
 class SPCTConfig(Section):
     """The whole file. Every section may be left out; the default is the bundled tiny GRM."""
 
@@ -256,6 +378,12 @@ class SPCTConfig(Section):
     """For the TRL adapter only."""
     openrlhf: OpenRLHFConfig = OpenRLHFConfig()
     """For the OpenRLHF adapters only."""
+    server: RemoteConfig = RemoteConfig()
+    """Where a reward server (`spct serve`) judges, instead of this process."""
+    serve: ServeConfig = ServeConfig()
+    """For `spct serve` only."""
+    probes: ProbesConfig = ProbesConfig()
+    """Known attacks and gold tasks, judged again and again while a policy trains."""
 
     @field_validator("engine", "meta_rm", mode="before")
     @classmethod
@@ -277,6 +405,21 @@ class SPCTConfig(Section):
     def _decided_without_meta_rm(self) -> Self:
         if self.meta_rm is not None:
             self.check_meta_rm_allowed()
+        return self
+
+    @model_validator(mode="after")
+    def _judge_stands_in_one_place(self) -> Self:
+        if self.server.url is None:
+            return self
+        vote = self.vote.model_copy(update={"deadline_s": None})
+        default = SPCTConfig.model_construct()
+        found = [name for name in JUDGE_SECTIONS if getattr(self, name) != getattr(default, name)]
+        found += ["vote"] if vote != VoteConfig() else []
+        if found:
+            raise ValueError(
+                f"server.url: a server judges, and what its own file says counts: leave out "
+                f"{', '.join(found)}; of `vote` only deadline_s is this side's"
+            )
         return self
 
     @classmethod
@@ -348,6 +491,8 @@ class SPCTConfig(Section):
         bundled = isinstance(self.engine, TransformersConfig) and self.engine.model == "tiny"
         if not bundled or "meta_rm" in self.model_fields_set or self.vote.stop == "decided":
             return self
+        if self.server.url is not None:
+            return self
         return self.model_copy(update={"meta_rm": TransformersMetaConfig(model="tiny")})
 
     def build_meta_rm(self, registry: Registry) -> MetaRM | None:
@@ -378,7 +523,7 @@ class SPCTConfig(Section):
 
     def digest(self, wording: str = "") -> str:
         """Identify what changes a reward, the template's wording included: 8 hex digits."""
-        data = self.model_dump(mode="json", exclude={"store", "trl", "openrlhf", "plugins"})
+        data = self.model_dump(mode="json", exclude=set(NO_REWARD_SECTIONS))
         for key in self.engine.addresses:
             data["engine"].pop(key)
         # Without a meta RM nothing is left of it, so that versions from before there was one stay.

@@ -10,6 +10,7 @@ One async core; `score_sync` is the bridge for everybody else.
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import hmac
 import secrets
@@ -17,6 +18,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from spct_plugin.budget import largest_list, view_task
 from spct_plugin.config import GrmReward, RuleReward, SPCTConfig
@@ -29,11 +31,21 @@ from spct_plugin.permutations import Ask, plan_wave, wave_size
 from spct_plugin.plugins import load_plugins
 from spct_plugin.records import reward_record
 from spct_plugin.rules import load_rule, sum_rules, task_keywords
-from spct_plugin.shaping import add_rules, apply_on_failure, check_breaker, scale_rewards
+from spct_plugin.shaping import (
+    OnFailure,
+    add_rules,
+    apply_on_failure,
+    check_breaker,
+    scale_rewards,
+)
 from spct_plugin.store import Store
 from spct_plugin.templates import JinjaTemplate, Template
 from spct_plugin.types import GroupReward, Judgement, JudgeTask
 from spct_plugin.voting import Tally, is_decided, is_settled, keep_top, scores_matrix
+
+if TYPE_CHECKING:
+    from spct_plugin.client import RemoteJudge
+    from spct_plugin.engines.pool import EndpointState
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +57,22 @@ class GroupVotes:
         counted: The judgements that counted: valid, and kept by the meta RM.
         judgements: All judgements by vote, failed ones too.
         task: Digest of the task as it was judged, 64 hex digits.
+        k: Votes asked for.
         k_used: Votes taken.
+        scale: Lowest and highest score.
         seconds: Wall time.
+        version: What voted: engine identity, template, configuration hash.
     """
 
     tally: Tally
     counted: tuple[Judgement, ...]
     judgements: tuple[Judgement, ...]
     task: str
+    k: int
     k_used: int
+    scale: tuple[int, int]
     seconds: float
+    version: str
 
     @property
     def failures(self) -> Counter[Failure]:
@@ -93,27 +111,16 @@ class RewardModel:
         meta_rm: MetaRM | None = None,
     ) -> None:
         self.config = config or SPCTConfig()
-        if engine is None and meta_rm is None:
-            self.config = self.config.with_bundled_meta_rm()
-        registry = load_plugins(self.config.plugins)
-        if meta_rm is not None:
-            self.config.check_meta_rm_allowed()
-        self._meta_rm = meta_rm or self.config.build_meta_rm(registry) or NoMetaRM()
-        self._engine = engine or self.config.engine.build()
-        configured, self._vote = self.config.template_and_vote(registry)
-        self._template = template or configured
         path = self.config.store.path
         self._store = Store(path) if path is not None else None
-        if self._store is not None and self._meta_rm.identity:
-            self._meta_rm = KeptMetaRM(self._meta_rm, self._store)
-        self._secret = self._store.secret if self._store else secrets.token_bytes(32)
-        self._sampling = self.config.sampling_for(configured)
-        wording = configured.wording if isinstance(configured, JinjaTemplate) else ""
-        digest = self.config.digest(wording)
-        self.version = f"{self._engine.identity}|{self._template.name}|{digest}"
-        if self._meta_rm.identity:
-            self.version += f"|{self._meta_rm.identity}"
-        self._judge = Judge(self._engine, self._template, self._sampling, self.version, self._store)
+        self._remote: RemoteJudge | None = None
+        if engine is None and self.config.server.url is not None:
+            # Imported now, as it brings an HTTP client.
+            from spct_plugin.client import RemoteJudge
+
+            self._remote = RemoteJudge(self.config.server)
+        else:
+            self._build_judge(engine, template, meta_rm)
         self._rules = [
             (entry.path, load_rule(entry.path), entry.weight)
             for entry in self.config.reward.rewards
@@ -123,17 +130,64 @@ class RewardModel:
             entry.weight for entry in self.config.reward.rewards if isinstance(entry, GrmReward)
         ]
 
+    def _build_judge(
+        self, engine: Engine | None, template: Template | None, meta_rm: MetaRM | None
+    ) -> None:
+        """Make what judges in this process."""
+        if engine is None and meta_rm is None:
+            self.config = self.config.with_bundled_meta_rm()
+        registry = load_plugins(self.config.plugins)
+        if meta_rm is not None:
+            self.config.check_meta_rm_allowed()
+        self._meta_rm = meta_rm or self.config.build_meta_rm(registry) or NoMetaRM()
+        self._engine = engine or self.config.engine.build()
+        configured, self._vote = self.config.template_and_vote(registry)
+        self._template = template or configured
+        if self._store is not None and self._meta_rm.identity:
+            self._meta_rm = KeptMetaRM(self._meta_rm, self._store)
+        self._secret = self._store.secret if self._store else secrets.token_bytes(32)
+        self._sampling = self.config.sampling_for(configured)
+        wording = configured.wording if isinstance(configured, JinjaTemplate) else ""
+        digest = self.config.digest(wording)
+        self._version = f"{self._engine.identity}|{self._template.name}|{digest}"
+        if self._meta_rm.identity:
+            self._version += f"|{self._meta_rm.identity}"
+        self._judge = Judge(
+            self._engine, self._template, self._sampling, self._version, self._store
+        )
+
+    @property
+    def version(self) -> str:
+        """What makes the rewards; behind `server:`, what made the last ones.
+
+        Raises:
+            RewardError: The server has not answered yet.
+        """
+        return self._remote.latest.version if self._remote else self._version
+
     @property
     def scale(self) -> tuple[int, int]:
-        """Lowest and highest score of one judgement."""
-        return self._template.scale
+        """Lowest and highest score of one judgement.
+
+        Raises:
+            RewardError: The server behind `server:` has not answered yet.
+        """
+        return self._remote.latest.scale if self._remote else self._template.scale
+
+    def endpoints(self) -> list[EndpointState]:
+        """Say how the servers behind the engine do; empty where it has none."""
+        pool = None if self._remote else getattr(self._engine, "pool", None)
+        return pool.states() if pool is not None else []
 
     @property
     def middle(self) -> float:
-        """Reward of a mean score in the middle of the scale, rules left out."""
-        scaled = scale_rewards(
-            [sum(self.scale) / 2], self.config.reward.scale, self.config.vote.k, self.scale
-        )
+        """Reward of a mean score in the middle of the scale, rules left out.
+
+        Raises:
+            RewardError: The server behind `server:` has not answered yet.
+        """
+        k = self._remote.latest.k if self._remote else self.config.vote.k
+        scaled = scale_rewards([sum(self.scale) / 2], self.config.reward.scale, k, self.scale)
         [reward] = add_rules(scaled, self._grm_weight, [0.0])
         assert reward is not None
         return reward
@@ -193,10 +247,24 @@ class RewardModel:
                 unfinished.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def vote(self, tasks: Sequence[JudgeTask]) -> list[GroupVotes]:
-        """Judge groups concurrently and vote, without making rewards of it."""
-        wait_s = self.config.vote.deadline_s
-        deadline = asyncio.get_running_loop().time() + wait_s if wait_s is not None else None
+    def under(self, on_failure: OnFailure) -> RewardModel:
+        """Give the same judge, and all that belongs to it, with another policy for failures."""
+        other = copy.copy(self)
+        reward = self.config.reward.model_copy(update={"on_failure": on_failure})
+        other.config = self.config.model_copy(update={"reward": reward})
+        return other
+
+    async def vote(
+        self, tasks: Sequence[JudgeTask], deadline_s: float | None = None
+    ) -> list[GroupVotes]:
+        """Judge groups concurrently and vote, without making rewards of it.
+
+        Args:
+            tasks: The groups.
+            deadline_s: Longest time, where it is shorter than `vote.deadline_s`.
+        """
+        waits = [wait for wait in (deadline_s, self.config.vote.deadline_s) if wait is not None]
+        deadline = asyncio.get_running_loop().time() + min(waits) if waits else None
         return await gather_or_cancel([self._vote_group(task, deadline) for task in tasks])
 
     async def rule_sums(self, keywords: Mapping[str, object], rows: int) -> list[float]:
@@ -254,8 +322,10 @@ class RewardModel:
             return
         record = reward_record(reward, group.judgements)
         for written, judgement in zip(record["judgements"], group.judgements, strict=True):
-            # The text stands in the store already, under this key.
-            written["text"], written["key"] = "", judgement.key
+            written["key"] = "" if self._remote else judgement.key
+            if written["key"]:
+                # The text stands in the store already, under this key.
+                written["text"] = ""
         self._store.keep_group(record | task.as_dict() | {"step": step})
 
     def close(self) -> None:
@@ -264,8 +334,11 @@ class RewardModel:
 
     async def aclose(self) -> None:
         """Give back connections, memory and files."""
-        await self._engine.aclose()
-        await self._meta_rm.aclose()
+        if self._remote is not None:
+            await self._remote.aclose()
+        else:
+            await self._engine.aclose()
+            await self._meta_rm.aclose()
         if self._store is not None:
             self._store.close()
 
@@ -282,6 +355,8 @@ class RewardModel:
 
     async def _vote_group(self, task: JudgeTask, deadline: float | None) -> GroupVotes:
         """Take waves of votes until k are taken, they are enough, or the deadline has passed."""
+        if self._remote is not None:
+            return await self._remote.vote(task, deadline)
         start = time.perf_counter()
         vote = self.config.vote
         case = self._case(task, deadline)
@@ -315,8 +390,11 @@ class RewardModel:
             tuple(counted),
             tuple(sorted(judgements, key=lambda j: j.vote)),
             case.digest.hex(),
+            vote.k,
             len({judgement.vote for judgement in judgements}),
+            self.scale,
             time.perf_counter() - start,
+            self._version,
         )
 
     async def _judged(self, case: Case, asks: Sequence[Ask]) -> list[Judgement]:
@@ -388,24 +466,24 @@ class RewardModel:
     def _shape_group(
         self, group: GroupVotes, rule_sums: Sequence[float], keep_judgements: bool
     ) -> GroupReward:
-        vote, reward = self.config.vote, self.config.reward
+        reward, k = self.config.reward, group.k
         means = group.tally.means
-        scaled = scale_rewards(means, reward.scale, vote.k, self.scale)
+        scaled = scale_rewards(means, reward.scale, k, group.scale)
         rewards = apply_on_failure(
             add_rules(scaled, self._grm_weight, rule_sums), reward.on_failure
         )
         return GroupReward(
             rewards=tuple(rewards),
             means=means,
-            sums=tuple(None if mean is None else mean * vote.k for mean in means),
+            sums=tuple(None if mean is None else mean * k for mean in means),
             votes=group.tally.votes,
             spread=group.tally.spread,
-            k=vote.k,
+            k=k,
             k_used=group.k_used,
             failures=dict(group.failures),
             tokens=sum(judgement.tokens for judgement in group.judgements),
             seconds=group.seconds,
-            version=self.version,
+            version=group.version,
             task=group.task,
             judgements=group.judgements if keep_judgements else None,
         )

@@ -262,7 +262,7 @@ def read_groups(directory: Path) -> Iterator[dict[str, Any]]:
     for created, text in sorted(records, key=itemgetter(0)):
         record = json.loads(text)
         for judgement in record["judgements"]:
-            judgement["text"] = texts.get(judgement["key"], "")
+            judgement["text"] = texts.get(judgement["key"], judgement.get("text", ""))
         yield record | {"created": created}
 
 

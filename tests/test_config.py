@@ -371,7 +371,8 @@ def test_the_digest_does_not_depend_on_where_the_judge_runs():
 
 def test_the_digest_without_a_meta_rm_is_that_of_versions_that_had_none():
     data = SPCTConfig().model_dump(
-        mode="json", exclude={"store", "trl", "openrlhf", "plugins", "meta_rm"}
+        mode="json",
+        exclude={"store", "trl", "openrlhf", "plugins", "server", "serve", "probes", "meta_rm"},
     )
     for key in ("device", "batch_size"):
         del data["engine"][key]

@@ -9,7 +9,10 @@ import pytest
 
 import spct_plugin
 
-HEAVY = ("torch", "transformers", "trl", "vllm", "openrlhf", "aiohttp", "ray", "matplotlib")
+HEAVY = (
+    *("torch", "transformers", "trl", "vllm", "openrlhf", "aiohttp", "ray", "matplotlib"),
+    *("fastapi", "uvicorn", "prometheus_client"),
+)
 PACKAGE = Path(spct_plugin.__file__).parent
 
 

@@ -15,9 +15,11 @@ from spct_plugin.cli import (
     path,
     plugins,
     recipes,
+    redteam,
     reject,
     report,
     sample,
+    serve,
     tiny,
     train,
 )
@@ -40,7 +42,9 @@ app.command("reject")(reject.reject)
 app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     train.train
 )
+app.command("serve")(serve.serve)
 app.command("eval")(evaluate_judge)
+app.command("redteam")(redteam.redteam)
 app.command("config")(config.config)
 app.command("plugins")(plugins.plugins)
 app.command("report")(report.report)

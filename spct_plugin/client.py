@@ -1,0 +1,302 @@
+"""Asks a reward server (`spct serve`): a typed client, and the judge that RewardModel puts there.
+
+    async with RewardClient(RemoteConfig(url="http://judge:8700")) as client:
+        group = GroupRequest(prompt="Name a prime.", completions=["7", "8"])
+        answer = await client.rewards([group])
+
+What may pass is asked again under the same request id, so that the server judges it once:
+connection errors, time-outs, 408, 429 and 5xx. What comes back is checked before it is believed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import random
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import aiohttp
+from pydantic import ValidationError
+
+from spct_plugin.config import RemoteConfig
+from spct_plugin.errors import ConfigError, EngineError, RewardError
+from spct_plugin.failures import Failure
+from spct_plugin.reward_model import GroupVotes
+from spct_plugin.server.wire import GroupRequest, RewardsRequest, RewardsResponse, new_request_id
+from spct_plugin.templates import encodable
+from spct_plugin.types import Judgement, JudgeTask
+from spct_plugin.voting import Tally
+
+# Seconds before the first retry, doubled by each up to the longest, half of it random; chosen by
+# us: a restart is noticed soon, and hundreds of groups do not return at once.
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 15.0
+# Seconds that an answer may be late at the deadline; chosen by us: the server ends its judging by
+# it, and what it has must still travel.
+TRAVEL_S = 5.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the server's last answer said of its judge: votes asked for, scale and version."""
+
+    k: int
+    scale: tuple[int, int]
+    version: str
+
+
+class _Connections:
+    """What belongs to one event loop."""
+
+    def __init__(self, config: RemoteConfig, headers: dict[str, str]) -> None:
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=config.max_in_flight),
+            timeout=aiohttp.ClientTimeout(
+                total=config.request_timeout_s, sock_connect=config.connect_timeout_s
+            ),
+            headers=headers,
+        )
+        self.slots = asyncio.Semaphore(config.max_in_flight)
+
+
+class RewardClient:
+    """Asks one server.
+
+    Args:
+        config: Where and how.
+
+    Raises:
+        ConfigError: No address, or the token's environment variable is not set.
+    """
+
+    def __init__(self, config: RemoteConfig) -> None:
+        if config.url is None:
+            raise ConfigError("server.url: expected the server's address, found none")
+        self.config = config
+        self._headers = {"Content-Type": "application/json", **_authorization(config.token_env)}
+        self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections."""
+        connections = self._connections.pop(asyncio.get_running_loop(), None)
+        if connections is not None:
+            await connections.session.close()
+
+    async def rewards(
+        self,
+        groups: Sequence[GroupRequest],
+        *,
+        request_id: str | None = None,
+        deadline: float | None = None,
+        judgements: bool = False,
+    ) -> RewardsResponse:
+        """Have groups judged.
+
+        Args:
+            groups: At least one.
+            request_id: To ask for the same answer again later; None = a new one.
+            deadline: Event loop time by which the server is to answer with what it has.
+            judgements: Get the judgements too.
+
+        Returns:
+            One answer per group, in order, checked.
+
+        Raises:
+            EngineError: No usable answer, after all tries.
+        """
+        asked = RewardsRequest(
+            groups=list(groups),
+            request_id=request_id or new_request_id(),
+            run=self.config.run,
+            judgements=judgements,
+        )
+        loop = asyncio.get_running_loop()
+        if loop not in self._connections:
+            self._connections[loop] = _Connections(self.config, self._headers)
+        connections = self._connections[loop]
+        async with connections.slots:
+            give_up = time.monotonic() + self.config.patience_s
+            attempt = 0
+            while True:
+                try:
+                    answer = await self._post(connections.session, _body(asked, deadline))
+                    return _checked(asked, answer)
+                except EngineError as error:
+                    wait = _wait_s(attempt, error)
+                    if not error.retryable or time.monotonic() + wait > give_up:
+                        raise
+                await asyncio.sleep(wait)
+                attempt += 1
+
+    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> bytes:
+        """Send one try.
+
+        Raises:
+            EngineError: It failed; `retryable` says whether another try may do better.
+        """
+        url = f"{self.config.url}/v1/rewards"
+        try:
+            async with session.post(url, data=body) as response:
+                content = await response.read()
+                if response.status == 200:
+                    return content
+                raise _refusal(url, response.status, content, response.headers.get("Retry-After"))
+        except TimeoutError as error:
+            raise EngineError(f"{url}: no answer in time", retryable=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            said = f"cannot connect or lost the connection ({error or type(error).__name__})"
+            raise EngineError(f"{url}: {said}", retryable=True) from error
+
+
+class RemoteJudge:
+    """What RewardModel asks in place of a judge of its own.
+
+    Args:
+        config: Where and how.
+    """
+
+    def __init__(self, config: RemoteConfig) -> None:
+        self._client = RewardClient(config)
+        self._seen: Seen | None = None
+
+    @property
+    def latest(self) -> Seen:
+        """What judged last.
+
+        Raises:
+            RewardError: Nothing was judged yet.
+        """
+        if self._seen is None:
+            raise RewardError(
+                f"server.url: {self._client.config.url} has not judged anything yet, so nothing is "
+                "known of its scale and version; is it up? `spct judge` and `spct eval` need the "
+                "judge's own configuration instead of `server:`"
+            )
+        return self._seen
+
+    async def vote(self, task: JudgeTask, deadline: float | None) -> GroupVotes:
+        """Have one group judged; when no answer comes, its votes are lost to infrastructure."""
+        start = time.perf_counter()
+        late = None if deadline is None else deadline + TRAVEL_S
+        try:
+            async with asyncio.timeout_at(late):
+                answer = await self._client.rewards(
+                    [_group(task)], deadline=deadline, judgements=True
+                )
+        except EngineError as error:
+            return self._lost(task, start, error.failure, str(error))
+        except TimeoutError:
+            return self._lost(task, start, "deadline", "the server did not answer in time")
+        [found] = answer.groups
+        self._seen = Seen(found.k, found.scale, found.version)
+        return found.group_votes()
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections."""
+        await self._client.aclose()
+
+    def _lost(self, task: JudgeTask, start: float, failure: Failure, detail: str) -> GroupVotes:
+        """Make what a group without an answer has: as many lost votes as the others have votes."""
+        n = len(task.completions)
+        seen = self._seen or Seen(1, (0, 0), "")
+        every = tuple(range(n))
+        seconds = time.perf_counter() - start
+        lost = tuple(
+            Judgement(every, every, None, failure, detail=detail, seconds=seconds, vote=vote)
+            for vote in range(seen.k)
+        )
+        nothing = Tally((None,) * n, (0,) * n, (None,) * n)
+        digest = task.digest().hex()
+        return GroupVotes(
+            nothing, (), lost, digest, seen.k, seen.k, seen.scale, seconds, seen.version
+        )
+
+
+class _RefusalError(EngineError):
+    """An answer without rewards that may name its own waiting time."""
+
+    retry_after_s: float | None = None
+
+
+def _group(task: JudgeTask) -> GroupRequest:
+    """Lay a task out; lone surrogates, which nothing can encode, are replaced as in prompts."""
+    return GroupRequest.model_validate_json(
+        encodable(json.dumps(task.as_dict(), ensure_ascii=False))
+    )
+
+
+def _body(asked: RewardsRequest, deadline: float | None) -> bytes:
+    """Write a try; what is left of the time goes with it."""
+    if deadline is not None:
+        left = max(0.001, deadline - asyncio.get_running_loop().time())
+        asked = asked.model_copy(update={"deadline_s": left})
+    return asked.model_dump_json(exclude_none=True).encode()
+
+
+def _checked(asked: RewardsRequest, content: bytes) -> RewardsResponse:
+    """Read an answer and believe only what can be one to this question.
+
+    Raises:
+        EngineError: It cannot; asked again it would be the same.
+    """
+    try:
+        answer = RewardsResponse.model_validate_json(content)
+    except ValidationError as error:
+        reason = "; ".join(str(details["msg"]) for details in error.errors()[:3])
+        raise EngineError(f"the server's answer is none: {reason}") from None
+    if answer.request_id != asked.request_id:
+        raise EngineError(
+            f"expected the answer to {asked.request_id!r}, found that to {answer.request_id!r}"
+        )
+    wanted = [(group.id, len(group.completions)) for group in asked.groups]
+    found = [(group.id, len(group.means)) for group in answer.groups]
+    if wanted != found:
+        raise EngineError(f"expected ids and completions {wanted}, found {found}"[:300])
+    if asked.judgements and any(group.judgements is None for group in answer.groups):
+        raise EngineError("expected the judgements with the answer, found none")
+    return answer
+
+
+def _refusal(url: str, status: int, content: bytes, retry_after: str | None) -> EngineError:
+    text = " ".join(content.decode(errors="replace").split())[:200]
+    error = _RefusalError(
+        f"{url} answered {status}: {text}",
+        failure="too_long" if status == 413 else "engine_error",
+        status_code=status,
+        retryable=status in (408, 429) or status >= 500,
+    )
+    if retry_after is not None and retry_after.strip().isdigit():
+        error.retry_after_s = float(retry_after)
+    return error
+
+
+def _wait_s(attempt: int, error: EngineError) -> float:
+    named = error.retry_after_s if isinstance(error, _RefusalError) else None
+    if named is not None:
+        # Not all at once.
+        return min(named, LONGEST_WAIT_S) + random.uniform(0, FIRST_WAIT_S)
+    wait = min(FIRST_WAIT_S * math.pow(2, min(attempt, 10)), LONGEST_WAIT_S)
+    return random.uniform(wait / 2, wait)
+
+
+def _authorization(variable: str | None) -> dict[str, str]:
+    if variable is None:
+        return {}
+    token: Any = os.environ.get(variable)
+    if not token:
+        raise ConfigError(f"server.token_env: the environment variable {variable!r} is not set")
+    return {"Authorization": f"Bearer {token}"}

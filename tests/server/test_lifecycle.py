@@ -1,0 +1,316 @@
+"""Killed and started again, ended gracefully, reloaded; ready only when a judge judges."""
+
+import asyncio
+import json
+import random
+import signal
+import stat
+
+import pytest
+import yaml
+from scripted_plugin import content_score
+from serving import TOKEN, Process, call, group, metric, until, write_config
+
+from spct_plugin import JudgeTask, RewardModel, SPCTConfig
+from spct_plugin.testing import Reply
+
+SECRET = {"SPCT_TEST_TOKEN": TOKEN}
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+async def start(path, *arguments, **keywords):
+    return await asyncio.to_thread(Process, path, *arguments, **keywords)
+
+
+@pytest.fixture
+def port(unused_tcp_port):
+    return unused_tcp_port
+
+
+@pytest.mark.parametrize(
+    ("groups", "kills"), [(120, 3), pytest.param(5000, 12, marks=pytest.mark.slow)]
+)
+async def test_killed_again_and_again_under_load_every_group_is_answered_once(
+    groups, kills, judge, tmp_path, port
+):
+    votes = 4
+    store = {"path": str(tmp_path / "store")}
+    path = write_config(
+        tmp_path, judge, vote={"k": votes}, store=store, serve={"port": port, "at_once": 8}
+    )
+    judge.delay_s = 0.03
+    process = await start(path)
+    remote = {"url": process.url, "patience_s": 60, "max_in_flight": 16}
+    model = RewardModel(SPCTConfig.model_validate({"server": remote}))
+    tasks = [JudgeTask(f"Prompt {i}.", [f"a{i}", f"b{i}"]) for i in range(groups)]
+    scoring = asyncio.create_task(model.score(tasks))
+    rng = random.Random(7)
+    try:
+        for _ in range(kills):
+            before = len(judge.asked)
+            wanted = before + rng.randrange(4, groups // (kills + 2))
+            await until(lambda wanted=wanted: len(judge.asked) > wanted, seconds=120)
+            await asyncio.to_thread(process.kill)
+            assert not scoring.done()
+            process = await start(path)
+        rewards = await asyncio.wait_for(scoring, 600)
+    finally:
+        scoring.cancel()
+        process.close()
+        await model.aclose()
+    for task, found in zip(tasks, rewards, strict=True):
+        assert found.rewards == tuple(float(content_score(text)) for text in task.completions)
+        assert (found.k_used, found.failures) == (votes, {})
+    # Each vote once, but for those that were in flight when the server was killed.
+    extra = sum(judge.asked.values()) - groups * votes
+    assert 0 <= extra <= kills * 8 * votes
+    assert all(count >= votes for count in judge.asked.values())
+
+
+async def test_after_sigterm_accepted_groups_are_finished_and_new_ones_refused(judge, tmp_path):
+    path = write_config(tmp_path, judge)
+    process = await start(path)
+    url = f"{process.url}/v1/rewards"
+    try:
+        judge.delay_s = 1.5
+        bodies = [{"groups": [group(f"a{i}", "b")]} for i in range(4)]
+        accepted = [asyncio.create_task(call(url, body)) for body in bodies]
+        # One whose client is gone counts as accepted, too.
+        gone = asyncio.create_task(call(url, {"groups": [group("gone")], "request_id": "gone"}))
+        await until(lambda: len(judge.asked) == 5)
+        gone.cancel()
+        process.kill(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        status, headers, answer = await call(url, {"groups": [group("late")]})
+        assert (status, headers["Retry-After"]) == (503, "5")
+        assert "accepts nothing more" in answer["detail"]
+        assert (await call(f"{process.url}/readyz"))[0] == 503
+        status, _, health = await call(f"{process.url}/healthz")
+        assert (status, health["status"]) == (200, "draining")
+        for status, _, answer in await asyncio.gather(*accepted):
+            assert status == 200
+            assert None not in answer["groups"][0]["rewards"]
+        assert await asyncio.to_thread(process.wait) == 0
+    finally:
+        process.close()
+    assert ("late",) not in judge.asked
+
+
+async def test_an_idle_server_ends_at_once(judge, tmp_path):
+    process = await start(write_config(tmp_path, judge))
+    try:
+        start_s = asyncio.get_running_loop().time()
+        process.kill(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait) == 0
+        assert asyncio.get_running_loop().time() - start_s < 5
+    finally:
+        process.close()
+
+
+async def test_draining_has_an_end(serve, judge):
+    server = await serve(serve={"drain_s": 0.3})
+    judge.delay_s = 60
+    asking = asyncio.create_task(call(f"{server.url}/v1/rewards", {"groups": [group("a")]}))
+    await until(lambda: judge.asked)
+    async with asyncio.timeout(10):
+        await server.stop()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_every_line_of_the_log_is_json_and_names_the_request(judge, tmp_path):
+    process = await start(write_config(tmp_path, judge))
+    try:
+        body = {"groups": [group("a", "b")], "request_id": "find-me", "run": "seven"}
+        await call(f"{process.url}/v1/rewards", body)
+        judge.answer = lambda body: Reply(status=500)
+        await call(f"{process.url}/v1/rewards", {"groups": []})
+        process.kill(signal.SIGTERM)
+        await asyncio.to_thread(process.wait)
+    finally:
+        process.close()
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in process.lines)
+    [line] = [line for line in process.lines if line.get("request_id") == "find-me"]
+    assert (line["status"], line["run"], line["groups"], line["completions"]) == (
+        200,
+        "seven",
+        1,
+        2,
+    )
+    [refused] = [line for line in process.lines if line.get("status") == 422]
+    assert "groups" in refused["detail"]
+    json.dumps(process.lines)
+
+
+async def test_a_log_that_nobody_reads_stops_no_answer(judge, tmp_path):
+    process = await start(write_config(tmp_path, judge))
+    try:
+        body = {"groups": [], "x" * 40: 1}
+        for _ in range(20):
+            # A pipe holds 64 KiB.
+            posts = [call(f"{process.url}/v1/rewards", body) for _ in range(25)]
+            statuses = [found[0] for found in await asyncio.wait_for(asyncio.gather(*posts), 20)]
+            assert statuses == [422] * 25
+        process.kill(signal.SIGTERM)
+        await asyncio.sleep(3)
+        assert process.process.poll() == 0
+        lines = process.process.stderr.read().splitlines()
+        assert sum(map(len, lines)) > 60_000
+    finally:
+        process.close()
+
+
+async def test_ready_only_when_a_judgement_succeeded_and_not_while_the_last_ones_fail(serve, judge):
+    judge.answer = lambda body: Reply(status=500)
+    server = await serve()
+    status, _, health = await call(f"{server.url}/readyz")
+    assert (status, health["status"]) == (503, "not ready")
+    assert (await call(f"{server.url}/healthz"))[0] == 200
+    judge.answer = judge.judge
+    await until(lambda: server.desk.is_ready)
+    assert (await call(f"{server.url}/readyz"))[0] == 200
+    judge.answer = lambda body: Reply(["nonsense"] * body["n"])
+    for i in range(3):
+        assert server.desk.is_ready
+        await call(f"{server.url}/v1/rewards", {"groups": [group(f"a{i}")]})
+    status, _, health = await call(f"{server.url}/readyz")
+    assert status == 503
+    assert "no_scores: 2" in health["detail"]
+    judge.answer = judge.judge
+    await until(lambda: server.desk.is_ready)
+
+
+async def test_groups_in_a_hurry_do_not_make_the_judge_bad(serve, judge):
+    server = await serve()
+    await until(lambda: server.desk.is_ready)
+    judge.delay_s = 0.2
+    for i in range(4):
+        body = {"groups": [group(f"a{i}")], "deadline_s": 0.02}
+        await call(f"{server.url}/v1/rewards", body)
+    assert server.desk.is_ready
+
+
+@pytest.fixture
+def secret(monkeypatch):
+    monkeypatch.setenv("SPCT_TEST_TOKEN", TOKEN)
+    return {"token_env": "SPCT_TEST_TOKEN"}
+
+
+def change(path, **sections):
+    data = yaml.safe_load(path.read_text())
+    for name, section in sections.items():
+        data[name] = {**data.get(name, {}), **section} if isinstance(section, dict) else section
+    path.write_text(yaml.safe_dump(data))
+
+
+async def test_a_reload_changes_the_judge_and_the_version_but_not_inside_a_group(
+    serve, judge, secret, tmp_path
+):
+    server = await serve(serve=secret)
+    url = f"{server.url}/v1/rewards"
+    before = server.desk.version
+    judge.delay_s = 0.5
+    waiting = asyncio.create_task(call(url, {"groups": [group("a", "b")]}, **BEARER))
+    await until(lambda: judge.asked)
+    judge.delay_s = 0
+    change(tmp_path / "judge.yaml", vote={"k": 4})
+    status, _, answer = await call(f"{server.url}/admin/reload", method="POST", **BEARER)
+    assert (status, answer["before"]) == (200, before)
+    assert answer["version"] == server.desk.version != before
+    _, _, new = await call(url, {"groups": [group("a", "b")]}, **BEARER)
+    _, _, old = await waiting
+    assert (old["groups"][0]["k_used"], old["groups"][0]["version"]) == (2, before)
+    assert (new["groups"][0]["k_used"], new["groups"][0]["version"]) == (4, answer["version"])
+
+
+async def test_a_judge_that_does_not_judge_does_not_take_over(serve, judge, secret, tmp_path):
+    server = await serve(serve=secret)
+    before = server.desk.version
+    change(tmp_path / "judge.yaml", engine={"url": "http://127.0.0.1:9/v1"}, vote={"k": 3})
+    status, _, answer = await call(f"{server.url}/admin/reload", method="POST", **BEARER)
+    assert status == 503
+    assert "the old judge stays" in answer["detail"]
+    assert server.desk.version == before
+    url = f"{server.url}/v1/rewards"
+    assert (await call(url, {"groups": [group("a", "b")]}, **BEARER))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("plugins", ["evil.py"]),
+        ("serve", {"groups": 1}),
+        ("store", {"path": "elsewhere"}),
+        ("reward", {"rewards": [{"grm": {}}, {"path": "evil.py:run"}]}),
+    ],
+)
+async def test_a_reload_loads_no_code(name, section, serve, secret, tmp_path):
+    server = await serve(serve=secret)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef run(**_): pass")
+    change(tmp_path / "judge.yaml", **{name: section})
+    status, _, answer = await call(f"{server.url}/admin/reload", method="POST", **BEARER)
+    assert status == 400
+    assert "needs a restart" in answer["detail"]
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_file_that_is_wrong_changes_nothing(serve, secret, tmp_path):
+    server = await serve(serve=secret)
+    change(tmp_path / "judge.yaml", vote={"k": 0})
+    status, _, answer = await call(f"{server.url}/admin/reload", method="POST", **BEARER)
+    assert status == 400
+    assert "vote.k" in answer["detail"]
+
+
+async def test_an_answer_outlives_a_reload(serve, judge, secret, tmp_path):
+    server = await serve(serve=secret)
+    body = {"groups": [group("a", "b")], "request_id": "before"}
+    first = await call(f"{server.url}/v1/rewards", body, **BEARER)
+    change(tmp_path / "judge.yaml", sampling={"seed": 5})
+    assert (await call(f"{server.url}/admin/reload", method="POST", **BEARER))[0] == 200
+    assert (await call(f"{server.url}/v1/rewards", body, **BEARER))[2] == first[2]
+
+
+async def test_metrics_count_what_happened(serve, judge):
+    server = await serve(vote={"k": 4})
+    await until(lambda: server.desk.is_ready)
+    url = f"{server.url}/v1/rewards"
+    await call(url, {"groups": [group("a", "b"), group("c", "d")]})
+    judge.answer = lambda body: Reply(status=400)
+    await call(url, {"groups": [group("e", "f")]})
+    _, _, page = await call(f"{server.url}/metrics")
+    assert metric(page, 'spct_groups_total{outcome="judged"}') == 2
+    assert metric(page, 'spct_groups_total{outcome="lost"}') == 1
+    assert metric(page, "spct_votes_total") == 12
+    assert metric(page, 'spct_judgements_failed_total{failure="engine_error"}') == 4
+    assert metric(page, 'spct_requests_total{route="/v1/rewards",status="200"}') == 2
+    assert metric(page, 'spct_request_seconds_count{route="/v1/rewards"}') == 2
+    assert metric(page, "spct_group_seconds_count") == 3
+    assert metric(page, "spct_spread_count") == 4
+    assert metric(page, "spct_judge_tokens_total") > 0
+    assert metric(page, "spct_groups_judging") == metric(page, "spct_groups_waiting") == 0
+    assert metric(page, "spct_breaker_tripped") == 0
+    assert metric(page, f'spct_endpoint_up{{url="{judge.url}"}}') == 1
+    assert metric(page, f'spct_endpoint_requests{{url="{judge.url}"}}') == 0
+    judge.answer = lambda body: Reply(status=400)
+    for i in range(3):
+        await call(url, {"groups": [group(f"{i}")]})
+    _, _, page = await call(f"{server.url}/metrics")
+    assert metric(page, "spct_breaker_tripped") == 1
+    assert metric(page, "spct_ready") == 0
+
+
+async def test_answers_are_for_one_user_and_go_with_time(serve, tmp_path):
+    store = tmp_path / "store"
+    server = await serve(store={"path": str(store)}, serve={"keep_answers_s": 0.2})
+    url = f"{server.url}/v1/rewards"
+    await call(url, {"groups": [group("a")], "request_id": "old"})
+    [file] = store.glob("*.answers")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    await server.stop()
+    await asyncio.sleep(0.3)
+    server = await serve(store={"path": str(store)}, serve={"keep_answers_s": 0.2})
+    assert not list(store.glob("*.answers*"))
+    # The id is anybody's again.
+    body = {"groups": [group("b")], "request_id": "old"}
+    assert (await call(f"{server.url}/v1/rewards", body))[0] == 200

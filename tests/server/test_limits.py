@@ -1,0 +1,189 @@
+"""Who may ask, for how much, and how often."""
+
+import asyncio
+import base64
+import socket
+
+import pytest
+from serving import TOKEN, Running, call, group, until, write_config
+
+from spct_plugin import ConfigError, SPCTConfig
+
+ONE = {"groups": [group("a", "b")]}
+
+
+async def test_other_addresses_need_a_token(judge, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="can be reached from other machines: expected token_env"):
+        SPCTConfig.load(overrides=["serve.host=0.0.0.0"])
+    for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
+        assert SPCTConfig.load(overrides=[f"serve.host='{host}'"])
+    path = write_config(tmp_path, judge, serve={"host": "0.0.0.0", "token_env": "SPCT_TEST_TOKEN"})
+    for value in ("", "short"):
+        monkeypatch.setenv("SPCT_TEST_TOKEN", value)
+        with pytest.raises(ConfigError, match="expected at least 16 characters"):
+            Running(path)
+
+
+@pytest.fixture
+def token(monkeypatch):
+    monkeypatch.setenv("SPCT_TEST_TOKEN", TOKEN)
+    return {"token_env": "SPCT_TEST_TOKEN"}
+
+
+async def test_the_token_is_asked_for_everywhere_but_for_health(serve, token):
+    server = await serve(serve=token)
+    for path, body in (("/v1/rewards", ONE), ("/get_reward", {}), ("/metrics", None), ("/x", None)):
+        for given in (
+            None,
+            "Bearer wrong",
+            f"Bearer {TOKEN}x",
+            f"Digest {TOKEN}",
+            "Basic !",
+            "Bearer",
+        ):
+            headers = {} if given is None else {"Authorization": given}
+            status, found, _ = await call(f"{server.url}{path}", body, **headers)
+            assert (status, found["WWW-Authenticate"]) == (401, 'Bearer realm="spct"')
+    for path in ("/healthz", "/docs", "/openapi.json"):
+        assert (await call(f"{server.url}{path}"))[0] == 200
+    basic = base64.b64encode(f"anybody:{TOKEN}".encode()).decode()
+    for given in (f"Bearer {TOKEN}", f"bearer {TOKEN}", f"Basic {basic}"):
+        assert (await call(f"{server.url}/v1/rewards", ONE, Authorization=given))[0] == 200
+    # All that OpenRLHF's client can be told is an address.
+    address = server.url.replace("//", f"//spct:{TOKEN.replace(' ', '%20')}@")
+    assert (await call(f"{address}/v1/rewards", ONE))[0] == 200
+
+
+async def test_tokens_are_compared_in_constant_time(serve, token, monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        "spct_plugin.server.gate.hmac.compare_digest", lambda a, b: compared.append((a, b)) or True
+    )
+    server = await serve(serve=token)
+    assert (await call(f"{server.url}/metrics", Authorization="Bearer other"))[0] == 200
+    assert compared == [(b"other", TOKEN.encode())]
+
+
+async def test_admin_calls_always_need_a_token(serve):
+    server = await serve()
+    status, _, answer = await call(f"{server.url}/admin/reload", method="POST")
+    assert status == 403
+    assert "serve.token_env" in answer["detail"]
+
+
+@pytest.mark.parametrize(
+    ("host", "passes"),
+    [
+        ("127.0.0.1", True), ("127.0.0.1:8700", True), ("localhost", True), ("LOCALHOST:1", True),
+        ("[::1]:8700", True), ("10.1.2.3", True), (socket.gethostname(), True),
+        ("judge.example.org", True), ("evil.example", False), ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False), ("", False), ("[", False), ("a b", False),
+    ],
+)  # fmt: skip
+async def test_only_names_of_ours_lead_here(host, passes, serve):
+    server = await serve(serve={"hosts": ["judge.example.org"]})
+    status, _, _ = await call(f"{server.url}/healthz", Host=host)
+    assert status == (200 if passes else 421)
+
+
+async def test_pages_of_others_cannot_ask(serve):
+    server = await serve()
+    for origin in ("http://evil.example", "null", "http://localhost:1"):
+        status, _, _ = await call(f"{server.url}/v1/rewards", ONE, Origin=origin)
+        assert status == 403
+    assert (await call(f"{server.url}/v1/rewards", ONE, Origin=server.url))[0] == 200
+
+
+async def test_texts_and_groups_are_limited(serve):
+    limits = {"groups": 2, "completions": 3, "text_chars": 100}
+    server = await serve(serve=limits)
+    url = f"{server.url}/v1/rewards"
+    assert (await call(url, {"groups": [group("a" * 100, "b", "c")] * 2}))[0] == 200
+    calls = [{"role": "assistant", "content": "", "tool_calls": [{"a": "b" * 100}]}]
+    for groups, named in (
+        ([group("a")] * 3, "serve.groups"),
+        ([group(*"abcd")], "serve.completions"),
+        ([group("a" * 101)], "serve.text_chars"),
+        ([group("a", prompt="a" * 101)], "serve.text_chars"),
+        ([group("a", reference="a" * 101)], "serve.text_chars"),
+        ([group("a", principles=["a" * 101])], "serve.text_chars"),
+        ([group(calls)], "serve.text_chars"),
+    ):
+        status, _, answer = await call(url, {"groups": groups})
+        assert status == 422
+        assert named in answer["detail"]
+
+
+async def test_bodies_are_limited_whether_or_not_they_say_how_long_they_are(serve):
+    server = await serve(serve={"body_bytes": 2000})
+    url = f"{server.url}/v1/rewards"
+    body = b'{"groups": [' + b" " * 3000
+
+    async def chunks():
+        for _ in range(30):
+            yield b" " * 100
+
+    for data in (body, chunks()):
+        status, headers, answer = await call(url, data=data, method="POST")
+        assert status == 413, answer
+        assert "serve.body_bytes" in answer["detail"]
+        assert headers["Connection"] == "close"
+
+
+async def test_a_body_that_never_ends_is_given_up(serve, monkeypatch):
+    monkeypatch.setattr("spct_plugin.server.gate.BODY_S", 0.2)
+    server = await serve()
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = "POST /v1/rewards HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 408")
+    writer.close()
+
+
+async def test_no_queue_grows_beyond_its_limit(serve, judge):
+    server = await serve(serve={"at_once": 2, "waiting": 3})
+    judge.delay_s = 0.3
+    url = f"{server.url}/v1/rewards"
+    asked = [call(url, {"groups": [group(f"a{i}")]}) for i in range(12)]
+    answers = await asyncio.gather(*asked)
+    assert sorted(status for status, _, _ in answers) == [200] * 5 + [429] * 7
+    for status, headers, answer in answers:
+        if status == 429:
+            assert 1 <= int(headers["Retry-After"]) <= 60
+            assert "serve.waiting" in answer["detail"]
+    assert sum(judge.asked.values()) == 10
+    assert server.desk.is_idle
+
+
+async def test_one_run_leaves_room_for_another(serve, judge):
+    server = await serve(serve={"per_run": 3})
+    judge.delay_s = 0.3
+    url = f"{server.url}/v1/rewards"
+
+    async def ask(run, count):
+        groups = [group(f"{run}{i}") for i in range(count)]
+        return (await call(url, {"groups": groups, "run": run}))[0]
+
+    first = asyncio.create_task(ask("greedy", 2))
+    await until(lambda: judge.asked)
+    assert await asyncio.gather(ask("greedy", 2), ask("greedy", 1), ask("other", 3)) == [
+        429,
+        200,
+        200,
+    ]
+    assert await first == 200
+    assert await ask("greedy", 3) == 200
+
+
+async def test_a_refused_group_is_judged_when_it_comes_again(serve, judge):
+    server = await serve(serve={"at_once": 1, "waiting": 0})
+    judge.delay_s = 0.2
+    url = f"{server.url}/v1/rewards"
+    bodies = [{"groups": [group(f"a{i}")], "request_id": f"r{i}"} for i in range(2)]
+    statuses = sorted(found[0] for found in await asyncio.gather(*(call(url, b) for b in bodies)))
+    assert statuses == [200, 429]
+    assert [(await call(url, body))[0] for body in bodies] == [200, 200]
+    assert sum(judge.asked.values()) == 4
