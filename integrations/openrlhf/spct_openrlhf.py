@@ -12,6 +12,7 @@ Source: OpenRLHF 0.11.2, utils/agent.py and trainer/ppo_utils/samples_generator.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import logging
 import os
@@ -25,6 +26,7 @@ from spct_openrlhf_prompts import ChatReader
 from spct_plugin import ConfigError, JudgeTask, RewardModel, SPCTConfig, TaskError
 from spct_plugin.failures import INFRASTRUCTURE_FAILURES, JUDGE_FAILURES
 from spct_plugin.plugins import load_plugins
+from spct_plugin.probes import Probes
 from spct_plugin.reward_model import GroupVotes
 from spct_plugin.rules import task_keywords
 from spct_plugin.shaping import apply_on_failure
@@ -113,6 +115,8 @@ class GroupScorer:
         self._template, _ = config.template_and_vote(registry)
         self._templates = registry.templates
         self._reader: ChatReader | None = None
+        self._probes = None if config.probes.every is None else Probes(config)
+        self._measuring: asyncio.Future[dict[str, float]] | None = None
 
     async def score(
         self, prompt: str, label: Any, completions: Sequence[Completion], tokenizer: Any
@@ -130,7 +134,7 @@ class GroupScorer:
             One result per completion, in order.
 
         Raises:
-            RewardError: The breaker, or `on_failure: stop`: the run must end.
+            RewardError: The breaker, `on_failure: stop` or `probes.stop`: the run must end.
             TaskError: The prompt cannot be read.
         """
         if is_mapping(label) and {k for k, v in label.items() if v is not None} == OUTCOME:
@@ -147,13 +151,29 @@ class GroupScorer:
         self._recent.append(votes)
         if len(self._recent) == self._recent.maxlen:
             model.check_step(self._recent)
-        return _results(votes, reward, model.middle, self._scores(reward.means, model.scale))
+        probed = await self._probe(model)
+        scores = self._scores(reward.means, model.scale)
+        return _results(votes, reward, model.middle, scores, probed)
 
     def reader(self, tokenizer: Any) -> ChatReader:
         """Give the reader of what a tokenizer rendered; it stays the same in a run."""
         if self._reader is None:
             self._reader = ChatReader(tokenizer)
         return self._reader
+
+    async def _probe(self, model: RewardModel) -> dict[str, float]:
+        """Judge the probes when they are due, and give what they found last.
+
+        Groups that come meanwhile wait, so that none is answered without the first measurement.
+        """
+        if self._probes is None:
+            return {}
+        if self._probes.are_due():
+            self._measuring = asyncio.ensure_future(self._probes.measure(model))
+        if self._measuring is not None:
+            await asyncio.shield(self._measuring)
+        latest = self._probes.latest
+        return {f"spct_{name.replace('/', '_')}": value for name, value in latest.items()}
 
     def _task(
         self, prompt: str, label: Any, completions: Sequence[Completion], tokenizer: Any
@@ -211,7 +231,11 @@ def _warn(votes: GroupVotes) -> None:
 
 
 def _results(
-    votes: GroupVotes, reward: GroupReward, middle: float, scores: Sequence[float]
+    votes: GroupVotes,
+    reward: GroupReward,
+    middle: float,
+    scores: Sequence[float],
+    probed: Mapping[str, float],
 ) -> list[Result]:
     """Put a group's rewards into OpenRLHF's form; `middle` where nothing of the group is known."""
     failures = votes.failures
@@ -222,6 +246,7 @@ def _results(
         "spct_unusable_votes": sum(failures[kind] for kind in JUDGE_FAILURES) / taken,
         "spct_tokens": float(reward.tokens),
         "spct_seconds": votes.seconds,
+        **probed,
     }
     return [
         {

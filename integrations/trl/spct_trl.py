@@ -15,13 +15,14 @@ import asyncio
 import atexit
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from spct_plugin import ConfigError, GroupReward, JudgeTask, RewardError, RewardModel, SPCTConfig
 from spct_plugin.metrics import step_metrics
+from spct_plugin.probes import Probes
 from spct_plugin.reward_model import GroupVotes
 from spct_trl_groups import Row, group_sizes, rows_of, task_of, trainer_group_size
 from spct_trl_ranks import Ranks, first_error, world_size
@@ -48,12 +49,14 @@ class _Step:
         owners: The rank that judges each: the one that holds its first row.
         rows: Where this rank's rows stand among all.
         rank: This rank.
+        training: Whether this is no evaluation.
     """
 
     tasks: Sequence[JudgeTask]
     owners: Sequence[int]
     rows: slice
     rank: int
+    training: bool
 
     def owned(self, groups: Iterable[T]) -> list[T]:
         """Give those of one value per group that belong to the groups this rank judges."""
@@ -62,10 +65,11 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Share:
-    """What one rank contributes to a step: the votes on its groups and the rules on its rows."""
+    """What a rank contributes: votes on its groups, rules on its rows, the first one's probes."""
 
     votes: Sequence[GroupVotes] = ()
     rule_sums: Sequence[float] = ()
+    probes: Mapping[str, float] = field(default_factory=dict[str, float])
     error: str | None = None
 
 
@@ -92,6 +96,7 @@ class GRMReward:
         self.config = config if isinstance(config, SPCTConfig) else SPCTConfig.load(config)
         self._model: RewardModel | None = None
         self._ranks: Ranks | None = None
+        self._probes = None if self.config.probes.every is None else Probes(self.config)
 
     def __reduce__(self) -> tuple[type[GRMReward], tuple[Any, ...]]:
         """Travel as configuration."""
@@ -119,7 +124,7 @@ class GRMReward:
             One reward per row of this rank; None where the judge has none.
 
         Raises:
-            RewardError: The breaker or `on_failure: stop`, on every rank alike.
+            RewardError: The breaker, `on_failure: stop` or `probes.stop`, on every rank alike.
         """
         step = self._lay_out(
             rows_of(prompts, completions, columns, self.config.trl.columns),
@@ -128,14 +133,15 @@ class GRMReward:
         )
         keywords = {"prompts": prompts, "completions": completions, **columns}
         keywords |= {"log_metric": log_metric, "log_extra": log_extra}
-        votes, rule_sums = await self._judge(step, keywords)
-        model = self._build()
-        rewards = model.shape(votes, rule_sums)
+        judged = await self._judge(step, keywords)
+        votes, model = judged.votes, self._build()
+        rewards = model.shape(votes, judged.rule_sums)
         for task, group, reward in step.owned(zip(step.tasks, votes, rewards, strict=True)):
             model.trace(task, group, reward, step=_global_step(columns))
         model.check_step(votes)
         if log_metric is not None:
-            for name, value in step_metrics(step.tasks, votes, rewards).items():
+            metrics = {**step_metrics(step.tasks, votes, rewards), **judged.probes}
+            for name, value in metrics.items():
                 log_metric(f"{self.__name__}/{name}", value)
         if log_extra is not None:
             for name, values in _row_columns(votes, rewards).items():
@@ -163,19 +169,16 @@ class GRMReward:
             owners.append(holders[start])
             start += length
         first = sum(len(part) for part in by_rank[:rank])
-        return _Step(tasks, owners, slice(first, first + len(rows)), rank)
+        return _Step(tasks, owners, slice(first, first + len(rows)), rank, training)
 
-    async def _judge(
-        self, step: _Step, keywords: dict[str, Any]
-    ) -> tuple[list[GroupVotes], list[float]]:
-        """Get the votes on all groups and the rules of all rows.
+    async def _judge(self, step: _Step, keywords: dict[str, Any]) -> _Share:
+        """Get the votes on all groups, the rules of all rows, and what probes found.
 
         Raises:
             RewardError: The judging of some rank raised; on every rank alike.
         """
         if self._ranks is None:
-            share = await self._share(step, keywords)
-            return list(share.votes), list(share.rule_sums)
+            return await self._share(step, keywords)
         # Whatever this rank's judging raised, it enters the gather, or the others would wait.
         [outcome] = await asyncio.gather(self._share(step, keywords), return_exceptions=True)
         if isinstance(outcome, BaseException):
@@ -187,13 +190,23 @@ class GRMReward:
             raise RewardError(f"stopped on every rank: {error}")
         left = [iter(share.votes) for share in shares]
         votes = [next(left[owner]) for owner in step.owners]
-        return votes, [value for share in shares for value in share.rule_sums]
+        rule_sums = [value for share in shares for value in share.rule_sums]
+        return _Share(votes, rule_sums, shares[0].probes)
 
     async def _share(self, step: _Step, keywords: dict[str, Any]) -> _Share:
         model = self._build()
         votes = await model.vote(step.owned(step.tasks))
         rows = step.rows.stop - step.rows.start
-        return _Share(votes, await model.rule_sums(keywords, rows))
+        rule_sums = await model.rule_sums(keywords, rows)
+        return _Share(votes, rule_sums, await self._probe(model, step, _global_step(keywords)))
+
+    async def _probe(
+        self, model: RewardModel, step: _Step, global_step: int | None
+    ) -> dict[str, float]:
+        """Judge the probes when they are due, on the first rank only."""
+        if self._probes is None or step.rank != 0 or not step.training:
+            return {}
+        return await self._probes.measure(model) if self._probes.are_due(global_step) else {}
 
     def _group_size(self, trainer_size: int | None, training: bool) -> int | None:
         """Choose between the configuration and the trainer; loud when they differ."""
