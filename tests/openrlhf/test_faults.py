@@ -344,11 +344,11 @@ async def test_slower_than_the_request_timeout_once(agent, judge):
 @pytest.mark.parametrize(
     ("reply", "said", "tries"),
     [
-        (Reply(status=503, body="overloaded"), " answered 503: overloaded", 6),
+        (Reply(status=503, body="overloaded"), " answered 503: overloaded", 7),
         (Reply(status=404, body="no such model"), " answered 404: no such model", 1),
-        (Reply(body="<html>"), " answered 200 without JSON", 6),
-        (Reply(body='{"error": "out"}'), "expected choices in the answer, found {'error'", 6),
-        (Reply(drop=True), ": cannot connect or lost the connection (Server disconnected)", 6),
+        (Reply(body="<html>"), " answered 200 without JSON", 7),
+        (Reply(body='{"error": "out"}'), "expected choices in the answer, found {'error'", 7),
+        (Reply(drop=True), ": cannot connect or lost the connection (Server disconnected)", 7),
     ],
 )
 async def test_no_answer_of_a_judge(reply, said, tries, agent, judge):
