@@ -1,4 +1,4 @@
-"""The pool with a real vLLM on the CPU: it judges, somebody sends it to sleep, and it is killed."""
+"""The pool with a real vLLM on the CPU: it judges, scores, is sent to sleep, and is killed."""
 
 import asyncio
 import contextlib
@@ -15,16 +15,20 @@ from pathlib import Path
 import pytest
 from server_process import ServerProcess, start_all
 
-from spct_plugin import JudgeTask, RewardModel, SPCTConfig
+from spct_plugin import Judgement, JudgeTask, RewardModel, SPCTConfig
 from spct_plugin.engines import Request, Sampling, watch
 from spct_plugin.engines.builtin import OpenAIConfig
 from spct_plugin.failures import JUDGE_FAILURES
+from spct_plugin.meta_rm.builtin import ClassifyConfig, TransformersMetaConfig
+from spct_plugin.plugins import load_plugins
+from spct_plugin.templates import load_meta_template
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM: make setup-vllm"),
 ]
-GRM = Path(__file__).parents[2] / "spct_plugin/tiny/models/grm"
+MODELS = Path(__file__).parents[2] / "spct_plugin/tiny/models"
+START_S = 300
 
 
 def call(root, path, data=None, within_s=30):
@@ -32,18 +36,19 @@ def call(root, path, data=None, within_s=30):
         return response.status
 
 
-@pytest.fixture(scope="module")
-def vllm(tmp_path_factory):
-    """Serve the tiny GRM; give the root of its address and its process."""
+@contextlib.contextmanager
+def serving(model, folder, *more):
+    """Serve one of the tiny models; give the root of its address and its process."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("vllm") / "log.txt"
+    log = folder / "log.txt"
     # Chunked prefill with seeds crashes vLLM on a CPU (CPU Generator does not use offset).
-    flags = "--served-model-name grm --dtype float32 --max-model-len 1024 --enforce-eager"
+    flags = "--dtype float32 --max-model-len 1024 --enforce-eager --no-enable-chunked-prefill"
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(GRM),
-        *flags.split(), "--no-enable-chunked-prefill", "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(MODELS / model), "--served-model-name", model, *flags.split(), *more),
+        *("--host", "127.0.0.1", "--port", str(port)),
+    ]
     settings = {
         "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_SERVER_DEV_MODE": "1", "OMP_NUM_THREADS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1",
@@ -55,7 +60,7 @@ def vllm(tmp_path_factory):
         )
     root = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(OSError):
                 call(root, "/health")
@@ -68,6 +73,12 @@ def vllm(tmp_path_factory):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory):
+    with serving("grm", tmp_path_factory.mktemp("vllm")) as started:
+        yield started
 
 
 @pytest.fixture
@@ -141,3 +152,19 @@ async def test_sent_to_sleep_by_somebody_else_and_killed_it_loses_nothing(vllm, 
         await ask(60, lambda: os.kill(process.pid, signal.SIGKILL))
         await ask(10)
         assert states() == ["open", "up"]
+
+
+async def test_a_meta_rm_behind_it_scores_as_transformers_does(tmp_path):
+    task = JudgeTask("Write a note to Anna.", ["Dear Anna, hello.", "no"])
+    said = [
+        Judgement((0, 1), (1, 0), (7, 3), text=f"Analysis: {i} is fine. \\boxed{{{i}, 3}}", vote=i)
+        for i in range(1, 9)
+    ]
+    template = load_meta_template("tiny", load_plugins().templates)
+    here = TransformersMetaConfig(model="tiny", device="cpu").build(template)
+    with serving("meta_rm", tmp_path, "--runner", "pooling") as (root, _):
+        # One of the two is gone: what it was asked is asked of the other.
+        there = ClassifyConfig(url=(root, "http://127.0.0.1:9"), model="meta_rm").build(template)
+        scores = await there.score(task, said)
+        await there.aclose()
+    assert scores == pytest.approx(await here.score(task, said), abs=1e-3)
