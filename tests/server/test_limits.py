@@ -114,20 +114,28 @@ async def test_texts_and_groups_are_limited(serve):
         assert named in answer["detail"]
 
 
-async def test_bodies_are_limited_whether_or_not_they_say_how_long_they_are(serve):
+async def test_a_body_that_says_it_is_too_long_is_refused(serve):
     server = await serve(serve={"body_bytes": 2000})
-    url = f"{server.url}/v1/rewards"
     body = b'{"groups": [' + b" " * 3000
+    status, headers, answer = await call(f"{server.url}/v1/rewards", data=body, method="POST")
+    assert status == 413, answer
+    assert "serve.body_bytes" in answer["detail"]
+    assert headers["Connection"] == "close"
 
-    async def chunks():
-        for _ in range(30):
-            yield b" " * 100
 
-    for data in (body, chunks()):
-        status, headers, answer = await call(url, data=data, method="POST")
-        assert status == 413, answer
-        assert "serve.body_bytes" in answer["detail"]
-        assert headers["Connection"] == "close"
+async def test_a_body_that_does_not_say_how_long_it_is_is_refused(serve):
+    server = await serve(serve={"body_bytes": 2000})
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = "POST /v1/rewards HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    chunks = f"64\r\n{' ' * 100}\r\n" * 21
+    # All at once: the server closes the connection, and a client that still writes sees only that.
+    writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n{chunks}".encode())
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"serve.body_bytes" in answer
+    writer.close()
 
 
 async def test_a_body_that_never_ends_is_given_up(serve, monkeypatch):
