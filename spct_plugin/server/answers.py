@@ -61,7 +61,7 @@ class Answers:
         self._directory = directory
         self._keep_s = keep_s
         self._running: dict[str, tuple[bytes, asyncio.Task[bytes]]] = {}
-        self._recent: OrderedDict[str, _Answer] = OrderedDict()
+        self._recent: OrderedDict[str, tuple[float, _Answer]] = OrderedDict()
         self._bytes = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spct-answers")
         self._file = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}{SUFFIX}"
@@ -124,7 +124,7 @@ class Answers:
         is_kept: Callable[[bytes], bool],
         on_disk: bool,
     ) -> bytes:
-        found = self._recent.get(request_id)
+        _, found = self._recent.get(request_id, (0.0, None))
         loop = asyncio.get_running_loop()
         if found is None and (request_id in self._earlier or self._connection is not None):
             found = await loop.run_in_executor(self._thread, self._read, request_id)
@@ -139,10 +139,14 @@ class Answers:
         return answer.body
 
     def _remember(self, request_id: str, answer: _Answer) -> None:
-        self._recent[request_id] = answer
+        now = time.monotonic()
+        self._recent[request_id] = (now, answer)
         self._bytes += len(answer.body)
-        while self._bytes > IN_MEMORY:
-            _, oldest = self._recent.popitem(last=False)
+        while self._recent:
+            since, oldest = next(iter(self._recent.values()))
+            if self._bytes <= IN_MEMORY and now - since <= self._keep_s:
+                break
+            self._recent.popitem(last=False)
             self._bytes -= len(oldest.body)
 
     def _index(self, directory: Path) -> None:
