@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from spct_plugin.config import RUN_NAME
+from spct_plugin.config_file import Section
 from spct_plugin.errors import TaskError
 from spct_plugin.failures import Failure
 from spct_plugin.reward_model import GroupVotes
@@ -46,13 +47,8 @@ def _encodable(text: str) -> str:
 class Wire(BaseModel):
     """One JSON object."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-    )
+    # As strict as the configuration, and described in the same way.
+    model_config = Section.model_config
 
 
 class MessageRequest(Wire):
