@@ -1,6 +1,7 @@
 """Votes on disk: found again, by other processes too, private, and one clear error when damaged."""
 
 import asyncio
+import gc
 import os
 import sqlite3
 import stat
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -73,6 +75,7 @@ def test_closing_while_others_keep_never_hangs(store):
     async def keep():
         while not stop.is_set():
             await store.keep({os.urandom(32): CHOICE})
+            await store.find({0: KEYS[0]})
             started.set()
 
     def close():
@@ -246,7 +249,7 @@ async def test_groups_of_all_processes_come_by_time_with_their_texts(tmp_path):
 
 
 async def test_records_of_the_same_moment_are_no_problem(tmp_path, monkeypatch):
-    monkeypatch.setattr("spct_plugin.store.time.time", lambda: 1.0)
+    monkeypatch.setattr("spct_plugin.store.thread.time.time", lambda: 1.0)
     store = Store(tmp_path)
     for step in range(12):
         store.keep_group({"step": step, "judgements": []})
@@ -315,7 +318,7 @@ async def test_a_file_that_is_damaged_while_it_is_read_is_one_clear_error(tmp_pa
     store.close()
 
 
-async def test_many_who_look_at_once_index_the_directory_once(tmp_path):
+async def test_many_who_look_at_once_all_find_theirs(tmp_path):
     other, store = Store(tmp_path), Store(tmp_path)
     await other.keep(dict.fromkeys(KEYS, CHOICE))
     found = await asyncio.gather(*(store.find({0: key}) for key in KEYS))
@@ -324,17 +327,61 @@ async def test_many_who_look_at_once_index_the_directory_once(tmp_path):
     store.close()
 
 
-async def test_a_file_that_vanished_meanwhile_is_one_clear_error(tmp_path):
+async def test_a_file_that_vanished_meanwhile_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("spct_plugin.store.reader.MAX_OPEN", 0)
     other, store = Store(tmp_path), Store(tmp_path)
     await other.keep({KEYS[0]: CHOICE})
     other.close()
-    assert await store.find({1: KEYS[1]}) == {}
+    assert await store.find({0: KEYS[0]}) == {0: CHOICE}
     for path in tmp_path.glob("*.sqlite*"):
         path.unlink()
     with pytest.raises(StoreError, match=r"\.sqlite' cannot be read"):
         await store.find({0: KEYS[0]})
     assert not list(tmp_path.glob("*.sqlite"))
+    assert await store.find({0: KEYS[0]}) == {}
     store.close()
+
+
+@pytest.mark.parametrize("open_at_once", [0, 2, 9])
+async def test_however_many_files_there_are_all_are_read(tmp_path, monkeypatch, open_at_once):
+    monkeypatch.setattr("spct_plugin.store.reader.MAX_OPEN", open_at_once)
+    for number, key in enumerate(KEYS):
+        other = Store(tmp_path)
+        await other.keep({key: Choice(str(number))})
+        other.close()
+    store = Store(tmp_path)
+    own = b"own" * 8
+    await store.keep({own: CHOICE})
+    expected = {n: Choice(str(n)) for n in range(len(KEYS))} | {99: CHOICE}
+    for _ in range(2):
+        assert await store.find(dict(enumerate(KEYS)) | {99: own}) == expected
+    descriptors = len(os.listdir("/proc/self/fd"))
+    store.close()
+    # The own file is open to write and to read; three for each that stays open.
+    assert descriptors - len(os.listdir("/proc/self/fd")) <= 6 + 3 * open_at_once
+
+
+async def test_more_keys_than_one_query_may_have(store):
+    keys = [os.urandom(32) for _ in range(40_000)]
+    kept = {key: Choice(key.hex()) for key in keys[::2]}
+    await store.keep(kept)
+    found = await store.find(dict(enumerate(keys)))
+    assert found == {number: kept[key] for number, key in enumerate(keys) if key in kept}
+
+
+async def test_what_is_kept_costs_no_memory(store):
+    async def keep(rows):
+        await store.keep({os.urandom(32): Choice("x" * 50) for _ in range(rows)})
+        await store.find({0: KEYS[0]})
+
+    await keep(5000)
+    tracemalloc.start()
+    await keep(5000)
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    # An index would hold 100 bytes a row.
+    assert held < 100_000
 
 
 @pytest.mark.parametrize("made", ["the file", "its header"])
@@ -392,7 +439,7 @@ async def test_votes_that_cannot_be_written_are_an_error_and_later_ones_go_on(st
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr("spct_plugin.store._commit", full)
+        patched.setattr("spct_plugin.store.thread._commit", full)
         with pytest.raises(StoreError, match=r"cannot write .*disk is full"):
             await store.keep({KEYS[0]: CHOICE})
     assert await store.find({0: KEYS[0]}) == {}
