@@ -1,4 +1,4 @@
-"""Asks a reward server (`spct serve`): a typed client, and the judge that RewardModel puts there.
+"""Asks a reward server (`spct serve`): a typed client, and the voter that RewardModel puts there.
 
     async with RewardClient(RemoteConfig(url="http://judge:8700")) as client:
         group = GroupRequest(prompt="Name a prime.", completions=["7", "8"])
@@ -11,6 +11,7 @@ connection errors, time-outs, 408, 429 and 5xx. What comes back is checked befor
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 from pydantic import ValidationError
@@ -27,11 +28,14 @@ from pydantic import ValidationError
 from spct_plugin.config import RemoteConfig
 from spct_plugin.errors import ConfigError, EngineError, RewardError
 from spct_plugin.failures import Failure
-from spct_plugin.reward_model import GroupVotes
 from spct_plugin.server.wire import GroupRequest, RewardsRequest, RewardsResponse, new_request_id
 from spct_plugin.templates import encodable
 from spct_plugin.types import Judgement, JudgeTask
+from spct_plugin.voter import GroupVotes
 from spct_plugin.voting import Tally
+
+if TYPE_CHECKING:
+    from spct_plugin.engines.pool import EndpointState
 
 # Seconds before the first retry, doubled by each up to the longest, half of it random; chosen by
 # us: a restart is noticed soon, and hundreds of groups do not return at once.
@@ -103,6 +107,7 @@ class RewardClient:
         request_id: str | None = None,
         deadline: float | None = None,
         judgements: bool = False,
+        fresh: bool = False,
     ) -> RewardsResponse:
         """Have groups judged.
 
@@ -111,6 +116,7 @@ class RewardClient:
             request_id: To ask for the same answer again later; None = a new one.
             deadline: Event loop time by which the server is to answer with what it has.
             judgements: Get the judgements too.
+            fresh: Past the server's store.
 
         Returns:
             One answer per group, in order, checked.
@@ -123,6 +129,7 @@ class RewardClient:
             request_id=request_id or new_request_id(),
             run=self.config.run,
             judgements=judgements,
+            fresh=fresh,
         )
         loop = asyncio.get_running_loop()
         if loop not in self._connections:
@@ -162,8 +169,8 @@ class RewardClient:
             raise EngineError(f"{url}: {said}", retryable=True) from error
 
 
-class RemoteJudge:
-    """What RewardModel asks in place of a judge of its own.
+class RemoteVoter:
+    """Has groups judged by a server: the voter of a reward model behind `server:`.
 
     Args:
         config: Where and how.
@@ -172,21 +179,26 @@ class RemoteJudge:
     def __init__(self, config: RemoteConfig) -> None:
         self._client = RewardClient(config)
         self._seen: Seen | None = None
+        self._fresh = False
 
     @property
-    def latest(self) -> Seen:
+    def version(self) -> str:
         """What judged last.
 
         Raises:
-            RewardError: Nothing was judged yet.
+            RewardError: Nothing was judged yet; also by `scale` and `k`.
         """
-        if self._seen is None:
-            raise RewardError(
-                f"server.url: {self._client.config.url} has not judged anything yet, so nothing is "
-                "known of its scale and version; is it up? `spct judge` and `spct eval` need the "
-                "judge's own configuration instead of `server:`"
-            )
-        return self._seen
+        return self._latest().version
+
+    @property
+    def scale(self) -> tuple[int, int]:
+        """Lowest and highest score of what judged last."""
+        return self._latest().scale
+
+    @property
+    def k(self) -> int:
+        """Votes that were asked for last."""
+        return self._latest().k
 
     async def vote(self, task: JudgeTask, deadline: float | None) -> GroupVotes:
         """Have one group judged; when no answer comes, its votes are lost to infrastructure."""
@@ -195,7 +207,7 @@ class RemoteJudge:
         try:
             async with asyncio.timeout_at(late):
                 answer = await self._client.rewards(
-                    [_group(task)], deadline=deadline, judgements=True
+                    [_group(task)], deadline=deadline, judgements=True, fresh=self._fresh
                 )
         except EngineError as error:
             return self._lost(task, start, error.failure, str(error))
@@ -208,6 +220,25 @@ class RemoteJudge:
     async def aclose(self) -> None:
         """Close the running loop's connections."""
         await self._client.aclose()
+
+    def endpoints(self) -> list[EndpointState]:
+        """Return nothing: they are the server's."""
+        return []
+
+    def past_store(self) -> RemoteVoter:
+        """Give the same server, asked to judge past its store."""
+        other = copy.copy(self)
+        other._fresh = True
+        return other
+
+    def _latest(self) -> Seen:
+        if self._seen is None:
+            raise RewardError(
+                f"server.url: {self._client.config.url} has not judged anything yet, so nothing is "
+                "known of its scale and version; is it up? `spct judge` and `spct eval` need the "
+                "judge's own configuration instead of `server:`"
+            )
+        return self._seen
 
     def _lost(self, task: JudgeTask, start: float, failure: Failure, detail: str) -> GroupVotes:
         """Make what a group without an answer has: as many lost votes as the others have votes."""

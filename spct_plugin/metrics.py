@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from spct_plugin.failures import FAILURES, Failure, parse_rate
-from spct_plugin.reward_model import GroupVotes
 from spct_plugin.types import GroupReward, Judgement, JudgeTask, Message
+from spct_plugin.voter import GroupVotes
 from spct_plugin.voting import is_tied
 
 

@@ -9,8 +9,6 @@ change no reward and leave no trace in the store. Not for saying how good a judg
 `spct redteam` and `spct eval`, with more attacks and intervals.
 """
 
-# A judge without its store is made here of the parts of one with it.
-# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import logging
@@ -23,13 +21,12 @@ from pathlib import Path
 from spct_plugin.config import ProbesConfig, SPCTConfig
 from spct_plugin.data.rows import BadRow, TaskRow, read_tasks
 from spct_plugin.errors import ConfigError, RewardError, TaskError
-from spct_plugin.judge import Judge
-from spct_plugin.meta_rm import KeptMetaRM
 from spct_plugin.redteam import PLACEBO, Attack, Scene, stage
 from spct_plugin.redteam.results import one_point
 from spct_plugin.redteam.run import choose_families, template_of
 from spct_plugin.redteam.scenes import bundled_scenes, scenes_of, tiny_scenes
-from spct_plugin.reward_model import GroupVotes, RewardModel
+from spct_plugin.reward_model import RewardModel
+from spct_plugin.voter import GroupVotes
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +140,7 @@ class Probes:
         tasks = [task for attempt in attempts for task in (attempt.attack, attempt.twin)]
         tasks += [row.task for row in self._gold]
         unique = {task.digest(): task for task in tasks}
-        votes = await _past_store(model).vote(list(unique.values()))
+        votes = await model.measuring().vote(list(unique.values()))
         return self.compare(_reading(attacks, self._gold, dict(zip(unique, votes, strict=True))))
 
     def compare(self, reading: Reading) -> dict[str, float]:
@@ -297,17 +294,3 @@ def _gold_row(row: TaskRow | BadRow, path: Path) -> TaskRow:
             f"{len(row.task.completions)} and the label {row.label} in {row.id!r}"
         )
     return row
-
-
-def _past_store(model: RewardModel) -> RewardModel:
-    """Give the same judge without its store, and without the deadline, which is for steps."""
-    other = model.under(model.config.reward.on_failure)
-    vote = model.config.vote.model_copy(update={"deadline_s": None})
-    other.config = other.config.model_copy(update={"vote": vote})
-    if model._store is None or model._remote is not None:
-        return other
-    other._store = None
-    other._judge = Judge(other._engine, other._template, other._sampling, other._version)
-    if isinstance(other._meta_rm, KeptMetaRM):
-        other._meta_rm = other._meta_rm._meta_rm
-    return other

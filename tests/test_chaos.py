@@ -85,7 +85,7 @@ async def judge_in_chaos(servers, groups, kill_every_s=None, **options):
         async with asyncio.timeout(60 + groups / 20):
             stream = model.stream(tasks(groups), window=1000, keep_judgements=True)
             judged = [group async for group in stream]
-        states = model._engine.pool.states()
+        states = model.endpoints()
     kills = 0
     if killer is not None:
         killer.cancel()

@@ -97,7 +97,7 @@ def test_the_version_names_the_meta_rm_and_is_unchanged_without_one():
 def test_the_meta_rm_is_built_from_the_configuration_unless_one_is_passed():
     server = {"kind": "classify", "url": "http://a", "model": "m", "revision": "2"}
     built = reward_model(ScriptedEngine([]), meta_rm=None)
-    assert isinstance(built._meta_rm, NoMetaRM)
+    assert isinstance(built._voter._meta_rm, NoMetaRM)
     config = SPCTConfig.model_validate({"meta_rm": server, "template": {"name": "default"}})
     assert RewardModel(config, engine=ScriptedEngine([])).version.split("|")[3][:9] == "m@2:meta-"
     passed = RewardModel(config, engine=ScriptedEngine([]), meta_rm=MetaRM(len))

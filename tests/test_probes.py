@@ -13,7 +13,6 @@ from judging_helpers import Engine, MetaRM, box, reward_model, shown
 
 from spct_openrlhf import Completion, GroupScorer, with_fallback
 from spct_plugin import ConfigError, RewardError, RewardModel, SPCTConfig
-from spct_plugin.client import Seen
 from spct_plugin.config import ProbesConfig
 from spct_plugin.probes import Drift, Probes, Reading, alarm_of
 from spct_plugin.redteam.families import FAMILIES
@@ -239,7 +238,9 @@ async def test_behind_a_server_they_wait_until_it_has_answered(judge, gold, monk
         [votes] = await here.vote([task])
         return replace(votes, version=next(versions))
 
-    monkeypatch.setattr(model, "_remote", SimpleNamespace(vote=vote, latest=Seen(2, (1, 10), "v")))
+    answered = SimpleNamespace(vote=vote, version="v", scale=(1, 10), k=2)
+    answered.past_store = lambda: answered
+    monkeypatch.setattr(model, "_voter", answered)
     assert (await own.measure(model))["probe/gold_accuracy"] == 1.0
     assert own.latest["probe/drift_gold"] == 0
     versions = itertools.cycle(["v", "w"])

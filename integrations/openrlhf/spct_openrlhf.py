@@ -27,11 +27,11 @@ from spct_plugin import ConfigError, JudgeTask, RewardModel, SPCTConfig, TaskErr
 from spct_plugin.failures import INFRASTRUCTURE_FAILURES, JUDGE_FAILURES
 from spct_plugin.plugins import load_plugins
 from spct_plugin.probes import Probes
-from spct_plugin.reward_model import GroupVotes
 from spct_plugin.rules import task_keywords
 from spct_plugin.shaping import apply_on_failure
 from spct_plugin.training import outcome
 from spct_plugin.types import GroupReward, is_mapping
+from spct_plugin.voter import GroupVotes
 
 __all__ = ["Completion", "GroupScorer", "Result", "load_config", "with_fallback"]
 

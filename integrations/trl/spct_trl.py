@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from spct_plugin import ConfigError, GroupReward, JudgeTask, RewardError, RewardModel, SPCTConfig
 from spct_plugin.metrics import step_metrics
 from spct_plugin.probes import Probes
-from spct_plugin.reward_model import GroupVotes
+from spct_plugin.voter import GroupVotes
 from spct_trl_groups import Row, group_sizes, rows_of, task_of, trainer_group_size
 from spct_trl_ranks import Ranks, first_error, world_size
 

@@ -45,6 +45,7 @@ class EndpointState:
     """One server, for metrics.
 
     Attributes:
+        section: Of the configuration: "engine" or "meta_rm".
         url: Its address.
         state: What is done with it.
         requests: In flight.
@@ -53,6 +54,7 @@ class EndpointState:
         failures: Requests it failed so far, late answers included.
     """
 
+    section: str
     url: str
     state: State
     requests: int
@@ -169,7 +171,9 @@ class Pool:
     def states(self) -> list[EndpointState]:
         """Give every server's load and failures, for metrics."""
         return [
-            EndpointState(e.url, e.state, len(e.uses), e.tokens, e.answers, e.failures)
+            EndpointState(
+                self._section, e.url, e.state, len(e.uses), e.tokens, e.answers, e.failures
+            )
             for e in self.endpoints
         ]
 

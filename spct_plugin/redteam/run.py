@@ -24,9 +24,10 @@ from spct_plugin.redteam import Attack, Family, Scene
 from spct_plugin.redteam.results import Outcome
 from spct_plugin.redteam.scenes import bundled_scenes, scenes_of, tiny_scenes
 from spct_plugin.redteam.structure import breaches
-from spct_plugin.reward_model import GroupVotes, RewardModel
+from spct_plugin.reward_model import RewardModel
 from spct_plugin.templates import Template
 from spct_plugin.types import JudgeTask
+from spct_plugin.voter import GroupVotes
 
 # Scores are compared, so rules have no say; a deadline is for steps, and there are none.
 NEUTRAL = ("reward={}", "vote.deadline_s=null")

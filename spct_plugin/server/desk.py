@@ -23,12 +23,13 @@ from spct_plugin.config import RuleReward, SPCTConfig
 from spct_plugin.config_file import override, read_file
 from spct_plugin.errors import ConfigError, RewardError, SPCTError
 from spct_plugin.loop import gather_or_cancel
-from spct_plugin.reward_model import GroupVotes, RewardModel
+from spct_plugin.reward_model import RewardModel
 from spct_plugin.rules import task_keywords
 from spct_plugin.server.answers import Answers
 from spct_plugin.server.metrics import Metrics
 from spct_plugin.server.wire import GroupResponse, OpenRLHFResponse, RewardsRequest, RewardsResponse
 from spct_plugin.types import GroupReward, JudgeTask, is_list
+from spct_plugin.voter import GroupVotes
 
 if TYPE_CHECKING:
     from spct_plugin.server.openrlhf import OpenRLHFRoute
@@ -160,8 +161,9 @@ class Desk:
         arrived = asyncio.get_running_loop().time()
         deadline = None if deadline_s is None else arrived + deadline_s
         bench = self._accept(asked.run, len(tasks))
+        model = bench.model.measuring() if asked.fresh else bench.model
         try:
-            judged = await gather_or_cancel([self._reward(bench, task, deadline) for task in tasks])
+            judged = await gather_or_cancel([self._reward(model, task, deadline) for task in tasks])
         finally:
             await self._release(bench, asked.run, len(tasks))
         groups = [
@@ -270,9 +272,8 @@ class Desk:
             await bench.model.aclose()
 
     async def _reward(
-        self, bench: _Bench, task: JudgeTask, deadline: float | None
+        self, model: RewardModel, task: JudgeTask, deadline: float | None
     ) -> tuple[GroupVotes, GroupReward]:
-        model = bench.model
         # A server has no run to stop.
         policy = model.config.reward.on_failure
         shaping = model.under("abstain") if policy == "stop" else model

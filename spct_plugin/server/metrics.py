@@ -8,12 +8,20 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from spct_plugin.engines.pool import EndpointState
 from spct_plugin.failures import FAILURES
-from spct_plugin.reward_model import GroupVotes
+from spct_plugin.voter import GroupVotes
 
 # Chosen by us: from a tiny judge's milliseconds to a reasoning judge's ten minutes.
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600)
 # Of a completion's scores over its votes, in points; half of the scale 1..10 is the most.
 SPREADS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4.5)
+
+
+ENDPOINT_GAUGES = {
+    "spct_endpoint_up": "Whether a server of engine or meta RM is asked: not open nor asleep",
+    "spct_endpoint_requests": "Requests in flight at it",
+    "spct_endpoint_tokens": "Tokens in flight at it, estimated",
+    "spct_endpoint_failures": "Requests that it failed so far",
+}
 
 
 class Metrics:
@@ -33,67 +41,50 @@ class Metrics:
         ready: Callable[[], float],
         tripped: Callable[[], float],
     ) -> None:
-        self.registry = registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
+        self._gauge("spct_groups_waiting", "Accepted groups not judged yet: the queue", waiting)
+        self._gauge("spct_groups_judging", "Groups that are being judged", judging)
+        self._gauge("spct_ready", "Whether a judgement succeeded, and the last ones too", ready)
+        self._gauge("spct_breaker_tripped", "Whether reward.breaker would stop a run now", tripped)
 
-        def gauge(name: str, meaning: str, read: Callable[[], float]) -> None:
-            Gauge(name, meaning, registry=registry).set_function(read)
-
-        gauge("spct_groups_waiting", "Accepted groups that are not judged yet: the queue", waiting)
-        gauge("spct_groups_judging", "Groups that are being judged", judging)
-        gauge("spct_ready", "Whether a real judgement succeeded, and not only long ago", ready)
-        gauge("spct_breaker_tripped", "Whether reward.breaker would stop a run now", tripped)
-        self.requests = Counter(
-            "spct_requests", "Requests by route and status", ["route", "status"], registry=registry
+        self.requests = self._counter("spct_requests", "Requests", "route", "status")
+        self.request_seconds = self._histogram(
+            "spct_request_seconds", "Time to answer a request", SECONDS, "route"
         )
-        self.request_seconds = Histogram(
-            "spct_request_seconds",
-            "Time to answer a request",
-            ["route"],
-            buckets=SECONDS,
-            registry=registry,
+        self.replayed = self._counter(
+            "spct_answers_repeated", "Requests answered by an earlier or running one of the same id"
         )
-        self.group_seconds = Histogram(
-            "spct_group_seconds", "Time to judge a group", buckets=SECONDS, registry=registry
+        self.group_seconds = self._histogram("spct_group_seconds", "Time to judge a group", SECONDS)
+        self.groups = self._counter(
+            "spct_groups", "Groups: judged, or lost without a valid judgement", "outcome"
         )
-        self.groups = Counter(
-            "spct_groups",
-            "Groups by outcome: judged, or lost without a valid judgement",
-            ["outcome"],
-            registry=registry,
-        )
-        self.votes = Counter("spct_votes", "Votes taken", registry=registry)
-        self.judgements = Counter("spct_judgements", "Judgements", registry=registry)
-        self.failures = Counter(
-            "spct_judgements_failed", "Failed judgements by kind", ["failure"], registry=registry
-        )
+        self.votes = self._counter("spct_votes", "Votes taken")
+        self.judgements = self._counter("spct_judgements", "Judgements")
+        self.failures = self._counter("spct_judgements_failed", "Failed ones by kind", "failure")
         for failure in FAILURES:
             self.failures.labels(failure)
-        self.from_store = Counter(
-            "spct_judgements_from_store",
-            "Judgements whose prompt the store had all answers for",
-            registry=registry,
+        self.from_store = self._counter(
+            "spct_judgements_from_store", "Judgements whose prompt the store had all answers for"
         )
-        self.tokens = Counter("spct_judge_tokens", "Tokens the judge wrote", registry=registry)
-        self.spread = Histogram(
-            "spct_spread",
-            "Standard deviation of a completion's scores over its votes, in points",
-            buckets=SPREADS,
-            registry=registry,
+        self.tokens = self._counter("spct_judge_tokens", "Tokens the judge wrote")
+        self.spread = self._histogram(
+            "spct_spread", "Standard deviation of a completion's scores over its votes", SPREADS
         )
-        self.replayed = Counter(
-            "spct_answers_repeated",
-            "Requests answered from an earlier or a running one of the same id",
-            registry=registry,
-        )
-        names = {
-            "spct_endpoint_up": "Whether a judge's server is asked; 0 = open, half open or asleep",
-            "spct_endpoint_requests": "Requests in flight at a judge's server",
-            "spct_endpoint_tokens": "Tokens in flight at a judge's server, estimated",
-            "spct_endpoint_failures": "Requests that a judge's server failed so far",
-        }
         self._endpoints = [
-            Gauge(name, meaning, ["url"], registry=registry) for name, meaning in names.items()
+            Gauge(name, meaning, ["section", "url"], registry=self._registry)
+            for name, meaning in ENDPOINT_GAUGES.items()
         ]
+
+    def _gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
+        Gauge(name, meaning, registry=self._registry).set_function(read)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self._registry)
+
+    def _histogram(
+        self, name: str, meaning: str, buckets: Sequence[float], *labels: str
+    ) -> Histogram:
+        return Histogram(name, meaning, labels, buckets=buckets, registry=self._registry)
 
     def count_group(self, votes: GroupVotes) -> None:
         """Count one judged group."""
@@ -117,5 +108,5 @@ class Metrics:
         for one in endpoints:
             values = (one.state == "up", one.requests, one.tokens, one.failures)
             for gauge, value in zip(self._endpoints, values, strict=True):
-                gauge.labels(one.url).set(value)
-        return generate_latest(self.registry)
+                gauge.labels(one.section, one.url).set(value)
+        return generate_latest(self._registry)

@@ -10,8 +10,9 @@ from typing import Any, cast
 
 from spct_openrlhf import Completion, GroupScorer, Result, with_fallback
 from spct_plugin.engines.tokenizer import load_tokenizer
-from spct_plugin.reward_model import GroupVotes, RewardModel
+from spct_plugin.reward_model import RewardModel
 from spct_plugin.types import JudgeTask
+from spct_plugin.voter import GroupVotes
 
 Voting = Callable[[RewardModel, JudgeTask], Awaitable[GroupVotes]]
 

@@ -24,9 +24,9 @@ from spct_plugin.config import RUN_NAME
 from spct_plugin.config_file import Section
 from spct_plugin.errors import TaskError
 from spct_plugin.failures import Failure
-from spct_plugin.reward_model import GroupVotes
 from spct_plugin.templates import encodable
 from spct_plugin.types import GroupReward, Judgement, JudgeTask, Principle, is_list
+from spct_plugin.voter import GroupVotes
 from spct_plugin.voting import Tally
 
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
@@ -108,6 +108,8 @@ class RewardsRequest(Wire):
     """Longest time from here to the answer; votes that are late are missing, never zero."""
     judgements: bool = False
     """Send the judgements too, with their texts."""
+    fresh: bool = False
+    """Judge past the server's store, and keep nothing there: to measure the judge as it is now."""
 
     def digest(self) -> bytes:
         """Identify what is asked; a retry may have less time left."""
@@ -181,7 +183,7 @@ class JudgementResponse(Wire):
         )
 
     def judgement(self, version: str) -> Judgement:
-        """Read it back."""
+        """Read it back, without the key, which opens the server's store only."""
         return Judgement(
             tuple(self.indices),
             tuple(self.order),
@@ -197,7 +199,6 @@ class JudgementResponse(Wire):
             seconds=self.seconds,
             vote=self.vote,
             version=version,
-            key=self.key,
         )
 
 

@@ -291,8 +291,8 @@ async def test_metrics_count_what_happened(serve, judge):
     assert metric(page, "spct_judge_tokens_total") > 0
     assert metric(page, "spct_groups_judging") == metric(page, "spct_groups_waiting") == 0
     assert metric(page, "spct_breaker_tripped") == 0
-    assert metric(page, f'spct_endpoint_up{{url="{judge.url}"}}') == 1
-    assert metric(page, f'spct_endpoint_requests{{url="{judge.url}"}}') == 0
+    assert metric(page, f'spct_endpoint_up{{section="engine",url="{judge.url}"}}') == 1
+    assert metric(page, f'spct_endpoint_requests{{section="engine",url="{judge.url}"}}') == 0
     judge.answer = lambda body: Reply(status=400)
     for i in range(3):
         await call(url, {"groups": [group(f"{i}")]})

@@ -70,6 +70,22 @@ async def test_a_clients_store_holds_texts_for_its_reports(serve, tmp_path):
     assert all("boxed" in judgement["text"] for judgement in record["judgements"])
 
 
+async def test_measuring_is_past_the_servers_store(serve, judge, tmp_path):
+    server = await serve(store={"path": str(tmp_path / "server")})
+    model = RewardModel(client_config(server))
+    for _ in range(2):
+        await model.vote([TASK])
+    once = sum(judge.asked.values())
+    for times in (2, 3):
+        [votes] = await model.measuring().vote([TASK])
+        assert sum(judge.asked.values()) == times * once
+    assert votes.tally == (await model.vote([TASK]))[0].tally
+    assert sum(judge.asked.values()) == 3 * once
+    await model.aclose()
+    # The others, unless the last one is still being written.
+    assert len([*read_groups(tmp_path / "server")]) in (2, 3)
+
+
 async def test_a_server_that_is_down_is_infrastructure(unused_url):
     model = RewardModel(client_config(unused_url, server={"patience_s": 0.5}))
     [votes] = await model.vote([TASK])

@@ -149,7 +149,7 @@ def test_a_column_of_the_data_set_is_the_reference(train, config_file, tmp_path)
     rows = [{"prompt": f"write a note {i}", "gold": f"gold {i}"} for i in range(8)]
     reward = spct_trl.make_reward(config)
     train(GRPOTrainer, GRPOConfig, reward, rows=rows)
-    prompts = [request.prompt for request in reward._model._engine.requests]
+    prompts = [request.prompt for request in reward._model._voter._engine.requests]
     assert all(prompt.startswith("ref gold ") for prompt in prompts)
 
 
