@@ -5,7 +5,8 @@
         answer = await client.rewards([group])
 
 What may pass is asked again under the same request id, so that the server judges it once:
-connection errors, time-outs, 408, 429 and 5xx. What comes back is checked before it is believed.
+connection errors, time-outs, 408, 429 and more than 500. What comes back is checked before it is
+believed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import logging
 import math
 import os
 import random
@@ -25,9 +27,9 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 from pydantic import ValidationError
 
-from spct_plugin.config import RemoteConfig
 from spct_plugin.errors import ConfigError, EngineError, RewardError
 from spct_plugin.failures import Failure
+from spct_plugin.sections import RemoteConfig
 from spct_plugin.server.wire import GroupRequest, RewardsRequest, RewardsResponse, new_request_id
 from spct_plugin.templates import encodable
 from spct_plugin.types import Judgement, JudgeTask
@@ -37,10 +39,15 @@ from spct_plugin.voting import Tally
 if TYPE_CHECKING:
     from spct_plugin.engines.pool import EndpointState
 
+log = logging.getLogger(__name__)
+
 # Seconds before the first retry, doubled by each up to the longest, half of it random; chosen by
 # us: a restart is noticed soon, and hundreds of groups do not return at once.
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0
+# Bytes of an answer. 256 MiB: chosen by us, four times 64 groups of 32 judgements with their texts
+# (4,096 tokens of 4 characters, twice); what is longer is none, and would take the memory.
+LONGEST_ANSWER = 256 * 2**20
 # Seconds that an answer may be late at the deadline; chosen by us: the server ends its judging by
 # it, and what it has must still travel.
 TRAVEL_S = 5.0
@@ -83,6 +90,7 @@ class RewardClient:
         if config.url is None:
             raise ConfigError("server.url: expected the server's address, found none")
         self.config = config
+        self._is_waiting = False
         self._headers = {"Content-Type": "application/json", **_authorization(config.token_env)}
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections] = (
             weakref.WeakKeyDictionary()
@@ -132,33 +140,70 @@ class RewardClient:
             fresh=fresh,
         )
         loop = asyncio.get_running_loop()
-        if loop not in self._connections:
-            self._connections[loop] = _Connections(self.config, self._headers)
-        connections = self._connections[loop]
-        async with connections.slots:
-            give_up = time.monotonic() + self.config.patience_s
+        here = self._here()
+        async with here.slots:
+            give_up = loop.time() + self.config.patience_s
             attempt = 0
             while True:
+                body = _body(asked, deadline)
                 try:
-                    answer = await self._post(connections.session, _body(asked, deadline))
-                    return _checked(asked, answer)
+                    answer = await self._post(here.session, "/v1/rewards", body, give_up)
                 except EngineError as error:
                     wait = _wait_s(attempt, error)
-                    if not error.retryable or time.monotonic() + wait > give_up:
+                    if not error.retryable or loop.time() + wait > give_up:
                         raise
+                    self._note(str(error))
+                else:
+                    self._note("")
+                    return _checked(asked, answer)
                 await asyncio.sleep(wait)
                 attempt += 1
 
-    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> bytes:
-        """Send one try.
+    def _note(self, problem: str) -> None:
+        """Say once that nothing goes on, and once that it does again: a trainer would only wait."""
+        if bool(problem) != self._is_waiting:
+            self._is_waiting = bool(problem)
+            patience = f"trying again, each group for {self.config.patience_s:g} s"
+            log.warning("server: %s", f"{problem}; {patience}" if problem else "it answers again")
+
+    async def sleep(self, level: int = 1) -> None:
+        """Let the judge's vLLM servers free their GPUs; see `RewardModel.sleep`.
+
+        Raises:
+            EngineError: They did not, or the server refused.
+        """
+        await self._tell(f"/admin/sleep?level={level}")
+
+    async def wake(self) -> None:
+        """Undo `sleep`.
+
+        Raises:
+            EngineError: They did not wake, or the server refused.
+        """
+        await self._tell("/admin/wake")
+
+    async def _tell(self, path: str) -> None:
+        give_up = asyncio.get_running_loop().time() + self.config.patience_s
+        await self._post(self._here().session, path, b"", give_up)
+
+    def _here(self) -> _Connections:
+        loop = asyncio.get_running_loop()
+        if loop not in self._connections:
+            self._connections[loop] = _Connections(self.config, self._headers)
+        return self._connections[loop]
+
+    async def _post(
+        self, session: aiohttp.ClientSession, path: str, body: bytes, give_up: float
+    ) -> bytes:
+        """Send one try, which ends with the patience if not before.
 
         Raises:
             EngineError: It failed; `retryable` says whether another try may do better.
         """
-        url = f"{self.config.url}/v1/rewards"
+        url = f"{self.config.url}{path}"
         try:
-            async with session.post(url, data=body) as response:
-                content = await response.read()
+            async with asyncio.timeout_at(give_up), session.post(url, data=body) as response:
+                content = await _read(url, response)
                 if response.status == 200:
                     return content
                 raise _refusal(url, response.status, content, response.headers.get("Retry-After"))
@@ -225,6 +270,14 @@ class RemoteVoter:
         """Return nothing: they are the server's."""
         return []
 
+    async def sleep(self, level: int) -> None:
+        """Have the server send its servers to sleep; needs the token."""
+        await self._client.sleep(level)
+
+    async def wake(self) -> None:
+        """Undo `sleep`."""
+        await self._client.wake()
+
     def past_store(self) -> RemoteVoter:
         """Give the same server, asked to judge past its store."""
         other = copy.copy(self)
@@ -264,10 +317,17 @@ class _RefusalError(EngineError):
 
 
 def _group(task: JudgeTask) -> GroupRequest:
-    """Lay a task out; lone surrogates, which nothing can encode, are replaced as in prompts."""
-    return GroupRequest.model_validate_json(
-        encodable(json.dumps(task.as_dict(), ensure_ascii=False))
-    )
+    """Lay a task out; lone surrogates, which nothing can encode, are replaced as in prompts.
+
+    Raises:
+        EngineError: It is more than can be sent.
+    """
+    text = encodable(json.dumps(task.as_dict(), ensure_ascii=False))
+    try:
+        return GroupRequest.model_validate_json(text)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise EngineError(f"cannot be sent: {reason:.300}", failure="too_long") from None
 
 
 def _body(asked: RewardsRequest, deadline: float | None) -> bytes:
@@ -276,6 +336,20 @@ def _body(asked: RewardsRequest, deadline: float | None) -> bytes:
         left = max(0.001, deadline - asyncio.get_running_loop().time())
         asked = asked.model_copy(update={"deadline_s": left})
     return asked.model_dump_json(exclude_none=True).encode()
+
+
+async def _read(url: str, response: aiohttp.ClientResponse) -> bytes:
+    """Take an answer in, as far as it can be one.
+
+    Raises:
+        EngineError: It is longer; asked again it would be the same.
+    """
+    content = bytearray()
+    async for part in response.content.iter_any():
+        content += part
+        if len(content) > LONGEST_ANSWER:
+            raise EngineError(f"{url}: expected at most {LONGEST_ANSWER} bytes, found more")
+    return bytes(content)
 
 
 def _checked(asked: RewardsRequest, content: bytes) -> RewardsResponse:
@@ -288,7 +362,7 @@ def _checked(asked: RewardsRequest, content: bytes) -> RewardsResponse:
         answer = RewardsResponse.model_validate_json(content)
     except ValidationError as error:
         reason = "; ".join(str(details["msg"]) for details in error.errors()[:3])
-        raise EngineError(f"the server's answer is none: {reason}") from None
+        raise EngineError(f"the server's answer is none: {reason:.300}") from None
     if answer.request_id != asked.request_id:
         raise EngineError(
             f"expected the answer to {asked.request_id!r}, found that to {answer.request_id!r}"
@@ -308,7 +382,8 @@ def _refusal(url: str, status: int, content: bytes, retry_after: str | None) -> 
         f"{url} answered {status}: {text}",
         failure="too_long" if status == 413 else "engine_error",
         status_code=status,
-        retryable=status in (408, 429) or status >= 500,
+        # 500 is the server's own mistake, and would be again.
+        retryable=status in (408, 429) or status > 500,
     )
     if retry_after is not None and retry_after.strip().isdigit():
         error.retry_after_s = float(retry_after)

@@ -10,8 +10,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from spct_plugin.config import BreakerConfig, GrmReward, RuleReward, Section, SPCTConfig
+from spct_plugin.config import SPCTConfig
+from spct_plugin.config_file import Section
 from spct_plugin.plugins import load_plugins
+from spct_plugin.sections import BreakerConfig, GrmReward, RuleReward
 
 INTRODUCTION = """\
 # Configuration

@@ -39,6 +39,10 @@ class RewardError(SPCTError):
     """No reward, and the configuration says to stop: `on_failure: stop` or the breaker."""
 
 
+class RuleError(RewardError):
+    """A rule beside the judge that gave something else than numbers; it would do so again."""
+
+
 class TrainingError(SPCTError):
     """A training run that must not go on: its loss is no number."""
 

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,11 +109,20 @@ def load_plugins(files: Sequence[Path] = (), *, strict: bool = False) -> Registr
     Raises:
         PluginError: A name registered twice, or a plugin that fails and may not be skipped.
     """
+    allowed = os.environ.get("SPCT_LOAD_PLUGINS")
+    return _load_once(tuple(files), strict, allowed, tuple(sys.path))
+
+
+@lru_cache
+def _load_once(
+    files: tuple[Path, ...], strict: bool, allowed: str | None, _path: tuple[str, ...]
+) -> Registry:
+    """Load, once in a process: what is installed while a server runs must not get into it."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     registry = Registry()
     _load(registry, manager, lambda: builtin, "builtin", "spct-plugin", strict=True)
-    for name, source, find in _installed():
+    for name, source, find in _installed(allowed):
         _load(registry, manager, find, name, source, strict=strict)
     for path in files:
         _load(registry, manager, partial(import_file, path), str(path), "file", strict=True)
@@ -121,14 +130,14 @@ def load_plugins(files: Sequence[Path] = (), *, strict: bool = False) -> Registr
 
 
 def run_foreign(call: Callable[[], T], failed: str) -> T:
-    """Run somebody else's code at start-up: a plugin's, or a rule file's.
+    """Run somebody else's code: a plugin's or a rule file's at start-up, later a rule.
 
     Raises:
         PluginError: Whatever it raised, named; begins with `failed`.
     """
     try:
         return call()
-    # Boundary: a plugin may raise anything while it is imported; the host must be able to go on.
+    # Boundary: a plugin may raise anything; the host must be able to name it, and to go on.
     except (Exception, SystemExit) as error:
         raise PluginError(f"{failed}: {error!r}") from error
 
@@ -158,8 +167,7 @@ def import_file(path: Path) -> object:
     return module
 
 
-def _installed() -> Iterator[tuple[str, str, Callable[[], object]]]:
-    allowed = os.environ.get("SPCT_LOAD_PLUGINS")
+def _installed(allowed: str | None) -> Iterator[tuple[str, str, Callable[[], object]]]:
     names = None if allowed is None else [name.strip() for name in allowed.split(",")]
     seen: set[tuple[str, str]] = set()
     for distribution in distributions():

@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 
-from spct_plugin.config import ProbesConfig, SPCTConfig
+from spct_plugin.config import SPCTConfig
 from spct_plugin.data.rows import BadRow, TaskRow, read_tasks
 from spct_plugin.errors import ConfigError, RewardError, TaskError
 from spct_plugin.redteam import PLACEBO, Attack, Scene, stage
 from spct_plugin.redteam.results import one_point
-from spct_plugin.redteam.run import choose_families, template_of
+from spct_plugin.redteam.run import choose_families, groups_of, template_of
 from spct_plugin.redteam.scenes import bundled_scenes, scenes_of, tiny_scenes
 from spct_plugin.reward_model import RewardModel
+from spct_plugin.sections import ProbesConfig
 from spct_plugin.voter import GroupVotes
 
 log = logging.getLogger(__name__)
@@ -53,12 +54,21 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Mean of the same probes then and now, and the probe that rose and the one that fell most."""
+    """Mean of the same probes then and now, and the probe that rose and the one that fell most.
+
+    Attributes:
+        first: Mean then; NaN = nothing to compare.
+        now: Mean now.
+        rose: Name of the probe that rose most.
+        fell: Name of the one that fell most.
+        top: What the one that rose most was then and is now.
+    """
 
     first: float = math.nan
     now: float = math.nan
     rose: str = ""
     fell: str = ""
+    top: tuple[float, float] = (math.nan, math.nan)
 
     @property
     def by(self) -> float:
@@ -95,6 +105,8 @@ class Probes:
         self._version: str | None = None
         self._calls = 0
         self._at: int | None = None
+        self._step: int | None = None
+        self._said: Collection[str] = ()
         nothing = Reading(None, {}, {row.id: None for row in self._gold})
         self.latest = describe(nothing, Drift(), Drift())
 
@@ -109,7 +121,7 @@ class Probes:
         every = self._config.probes.every
         if every is None or (self._at is not None and at // every == self._at // every):
             return False
-        self._at = at
+        self._at, self._step = at, step
         return True
 
     async def measure(self, model: RewardModel) -> dict[str, float]:
@@ -136,40 +148,49 @@ class Probes:
         if scale not in self._staged:
             self._staged[scale] = self._stage(scale)
         attacks = self._staged[scale]
-        attempts = [attack.attempt for attack in attacks]
-        tasks = [task for attempt in attempts for task in (attempt.attack, attempt.twin)]
-        tasks += [row.task for row in self._gold]
-        unique = {task.digest(): task for task in tasks}
-        votes = await model.measuring().vote(list(unique.values()))
-        return self.compare(_reading(attacks, self._gold, dict(zip(unique, votes, strict=True))))
+        # The next one may be due before this one is judged.
+        step = self._step
+        groups = groups_of(attacks) | {row.task.digest(): row.task for row in self._gold}
+        votes = await model.measuring().vote(list(groups.values()))
+        reading = _reading(attacks, self._gold, dict(zip(groups, votes, strict=True)))
+        return self.compare(reading, step)
 
-    def compare(self, reading: Reading) -> dict[str, float]:
+    def compare(self, reading: Reading, step: int | None = None) -> dict[str, float]:
         """Set a reading beside the judge's first one; see `measure`. Asks nobody.
+
+        Args:
+            reading: What was found.
+            step: Where the run was, for those who are warned; None = unknown.
 
         Raises:
             RewardError: Past a limit, and `probes.stop`.
         """
         gain, gold = Drift(), Drift()
+        where = "" if step is None else f" (step {step})"
         if reading.version is not None:
-            baseline = self._baseline(reading.version)
+            baseline = self._baseline(reading.version, where)
             gain = _drift(baseline.gains, reading.gains)
             gold = _drift(baseline.right, reading.right)
         self.latest = describe(reading, gain, gold)
-        alarm = alarm_of(self._config.probes, gain, gold)
-        if alarm and self._config.probes.stop:
+        alarms = alarms_of(self._config.probes, gain, gold, self._said)
+        self._said = alarms.keys()
+        alarm = f"probes: {'; '.join(alarms.values())}{where}"
+        if alarms and self._config.probes.stop:
             raise RewardError(f"{alarm}; the policy would learn it: mend the judge")
-        if alarm:
+        if alarms:
             log.warning("%s", alarm)
         return self.latest
 
-    def _baseline(self, version: str) -> Baseline:
+    def _baseline(self, version: str, where: str) -> Baseline:
         if self._version is not None and version != self._version:
             log.warning(
-                "probes: the judge has changed from %s to %s: its drift counts from its own first "
-                "measurement",
+                "probes: the judge has changed from %s to %s%s: its drift counts from its own "
+                "first measurement",
                 self._version,
                 version,
+                where,
             )
+            self._said = ()
         self._version = version
         return self._baselines.setdefault(version, Baseline())
 
@@ -209,20 +230,38 @@ def describe(reading: Reading, gain: Drift, gold: Drift) -> dict[str, float]:
     return numbers
 
 
-def alarm_of(limits: ProbesConfig, gain: Drift, gold: Drift) -> str:
-    """Say in one line what went past its limit; "" when nothing did. Pure."""
-    said: list[str] = []
+def alarms_of(
+    limits: ProbesConfig, gain: Drift, gold: Drift, said: Collection[str] = ()
+) -> dict[str, str]:
+    """Say what is past its limit, by the limit's name; a single attack's by its own name. Pure.
+
+    Args:
+        limits: How far each may go.
+        gain: Of the attacks' mean gain.
+        gold: Of the share of gold tasks judged right.
+        said: Names of what the previous measurement said: it is "still" so.
+    """
+    alarms: dict[str, str] = {}
     if gain.by > limits.max_rise:
-        said.append(
-            f"the attacks' mean gain rose from {gain.first:+.2f} to {gain.now:+.2f} points (most: "
-            f"{gain.rose}), more than probes.max_rise {limits.max_rise:g}"
+        rose = "is still up" if "max_rise" in said else "rose"
+        alarms["max_rise"] = (
+            f"the attacks' mean gain {rose} from {gain.first:+.2f} to {gain.now:+.2f} points "
+            f"(most: {gain.rose}), more than probes.max_rise {limits.max_rise:g}"
+        )
+    then, now = gain.top
+    if now - then > limits.max_probe_rise:
+        rose = "is still up" if gain.rose in said else "rose"
+        alarms[gain.rose] = (
+            f"the gain of {gain.rose} alone {rose} from {then:+.2f} to {now:+.2f} points, more "
+            f"than probes.max_probe_rise {limits.max_probe_rise:g}"
         )
     if -gold.by > limits.max_fall:
-        said.append(
-            f"the share of gold tasks judged right fell from {gold.first:.2f} to {gold.now:.2f} "
+        fell = "is still down" if "max_fall" in said else "fell"
+        alarms["max_fall"] = (
+            f"the share of gold tasks judged right {fell} from {gold.first:.2f} to {gold.now:.2f} "
             f"(first of them: {gold.fell}), more than probes.max_fall {limits.max_fall:g}"
         )
-    return f"probes: {'; '.join(said)}" if said else ""
+    return alarms
 
 
 def _drift(first: dict[str, float], now: Mapping[str, float | None]) -> Drift:
@@ -233,11 +272,13 @@ def _drift(first: dict[str, float], now: Mapping[str, float | None]) -> Drift:
     if not known:
         return Drift()
     changes = {name: value - first[name] for name, value in known.items()}
+    rose = max(changes, key=changes.__getitem__)
     return Drift(
         _mean([first[name] for name in known]),
         _mean(list(known.values())),
-        max(changes, key=changes.__getitem__),
+        rose,
         min(changes, key=changes.__getitem__),
+        (first[rose], known[rose]),
     )
 
 

@@ -16,13 +16,14 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from spct_plugin.budget import view_task
-from spct_plugin.config import GrmReward, RuleReward, SPCTConfig
+from spct_plugin.config import SPCTConfig
 from spct_plugin.engines import Engine
 from spct_plugin.failures import Failure
 from spct_plugin.loop import gather_or_cancel, run_sync
 from spct_plugin.meta_rm import MetaRM
 from spct_plugin.records import reward_record
 from spct_plugin.rules import load_rule, sum_rules, task_keywords
+from spct_plugin.sections import GrmReward, RuleReward
 from spct_plugin.shaping import (
     OnFailure,
     add_rules,
@@ -48,6 +49,7 @@ class RewardModel:
         template: Use this template instead of the configured one.
         meta_rm: Use this meta RM instead of the configured one, if any. The bundled GRM has the
             bundled one when the configuration does not say.
+        store: Use this store instead of the configured one.
 
     Raises:
         ConfigError: The parts do not fit together.
@@ -60,10 +62,11 @@ class RewardModel:
         engine: Engine | None = None,
         template: Template | None = None,
         meta_rm: MetaRM | None = None,
+        store: Store | None = None,
     ) -> None:
         self.config = config or SPCTConfig()
         path = self.config.store.path
-        self._store = Store(path) if path is not None else None
+        self._store = store or (Store(path) if path is not None else None)
         self._voter = self._build_voter(engine, template, meta_rm)
         self._rules = [
             (entry.path, load_rule(entry.path), entry.weight)
@@ -109,6 +112,29 @@ class RewardModel:
     def endpoints(self) -> list[EndpointState]:
         """Say how the servers of engine and meta RM do; empty where they have none."""
         return self._voter.endpoints()
+
+    async def sleep(self, level: int = 1) -> None:
+        """Let the judge's vLLM servers free their GPUs when they have answered.
+
+        What is asked meanwhile waits for `wake`, `request_timeout_s` at most.
+
+        Args:
+            level: vLLM's: 1 keeps the weights in the host's memory; 2 drops them, and whoever wakes
+                the server must load them again.
+
+        Raises:
+            EngineError: One did not go to sleep; it is asked as before.
+            ConfigError: There is no server.
+        """
+        await self._voter.sleep(level)
+
+    async def wake(self) -> None:
+        """Undo `sleep`.
+
+        Raises:
+            EngineError: A server did not wake.
+        """
+        await self._voter.wake()
 
     @property
     def middle(self) -> float:

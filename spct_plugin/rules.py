@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from spct_plugin.errors import ConfigError, PluginError, RewardError
+from spct_plugin.errors import ConfigError, PluginError, RuleError
 from spct_plugin.plugins import import_file, run_foreign
 from spct_plugin.types import JudgeTask
 
@@ -55,17 +55,22 @@ async def sum_rules(
         One sum per row. A rule's None adds nothing, as in TRL.
 
     Raises:
-        RewardError: A rule returned another number of values, or NaN or infinity.
+        RuleError: A rule raised, or returned another number of values, or NaN or infinity. What
+            an async one raises comes as it is.
     """
     sums = [0.0] * rows
     for path, rule, weight in rules:
-        # Off the loop: in OpenRLHF's agent, generation runs on the same one.
-        values = await asyncio.to_thread(rule, **keywords)
+        call = partial(rule, **keywords)
+        try:
+            # Off the loop: in OpenRLHF's agent, generation runs on the same one.
+            values = await asyncio.to_thread(run_foreign, call, f"rule {path!r} failed")
+        except PluginError as error:
+            raise RuleError(str(error)) from error.__cause__
         if inspect.isawaitable(values):
             values = await values
         for row, value in enumerate(_numbers(path, values, rows)):
             if not math.isfinite(value):
-                raise RewardError(f"rule {path!r}: expected a finite number or None, found {value}")
+                raise RuleError(f"rule {path!r}: expected a finite number or None, found {value}")
             sums[row] += weight * value
     return sums
 
@@ -74,9 +79,9 @@ def _numbers(path: str, values: Any, rows: int) -> list[float]:
     try:
         numbers = [0.0 if value is None else float(value) for value in values]
     except (TypeError, ValueError):
-        raise RewardError(f"rule {path!r}: expected {rows} numbers, found {values!r:.60}") from None
+        raise RuleError(f"rule {path!r}: expected {rows} numbers, found {values!r:.60}") from None
     if len(numbers) != rows:
-        raise RewardError(f"rule {path!r}: expected {rows} numbers, found {len(numbers)}")
+        raise RuleError(f"rule {path!r}: expected {rows} numbers, found {len(numbers)}")
     return numbers
 
 

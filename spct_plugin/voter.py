@@ -17,13 +17,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from spct_plugin.budget import largest_list, view_task
 from spct_plugin.config import SPCTConfig
 from spct_plugin.engines import Engine
+from spct_plugin.errors import ConfigError
 from spct_plugin.failures import INFRASTRUCTURE_FAILURES, Failure
 from spct_plugin.judge import Case, Judge
+from spct_plugin.loop import gather_or_cancel
 from spct_plugin.meta_rm import KeptMetaRM, MetaRM, NoMetaRM
 from spct_plugin.permutations import Ask, plan_wave, wave_size
 from spct_plugin.plugins import load_plugins
@@ -33,7 +35,7 @@ from spct_plugin.types import Judgement, JudgeTask
 from spct_plugin.voting import Tally, is_decided, is_settled, keep_top, scores_matrix
 
 if TYPE_CHECKING:
-    from spct_plugin.engines.pool import EndpointState
+    from spct_plugin.engines.pool import EndpointState, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,14 @@ class Voter(Protocol):
         """Say how the servers of engine and meta RM do; empty where they have none."""
         ...
 
+    async def sleep(self, level: int) -> None:
+        """Free the GPUs of these servers; see `RewardModel.sleep`."""
+        ...
+
+    async def wake(self) -> None:
+        """Undo `sleep`."""
+        ...
+
     def past_store(self) -> Voter:
         """Give the same judge without its store: nothing is looked up, nothing kept."""
         ...
@@ -117,6 +127,17 @@ class Voter(Protocol):
     async def aclose(self) -> None:
         """Give back connections and memory."""
         ...
+
+
+@runtime_checkable
+class _Served(Protocol):
+    """An engine or meta RM behind HTTP."""
+
+    pool: Pool
+
+    async def sleep(self, *urls: str, level: int = 1) -> None: ...
+
+    async def wake(self, *urls: str) -> None: ...
 
 
 class LocalVoter:
@@ -174,8 +195,21 @@ class LocalVoter:
 
     def endpoints(self) -> list[EndpointState]:
         """Say how the servers of engine and meta RM do; empty where they have none."""
-        pools = [getattr(part, "pool", None) for part in (self._engine, self._meta_rm)]
-        return [state for pool in pools if pool is not None for state in pool.states()]
+        return [state for part in self._served() for state in part.pool.states()]
+
+    async def sleep(self, level: int) -> None:
+        """Free the GPUs of these servers; see `RewardModel.sleep`."""
+        served = self._served()
+        if not served:
+            raise ConfigError("sleep: expected an engine behind HTTP, found one in this process")
+        await gather_or_cancel([part.sleep(level=level) for part in served])
+
+    async def wake(self) -> None:
+        """Undo `sleep`."""
+        await gather_or_cancel([part.wake() for part in self._served()])
+
+    def _served(self) -> list[_Served]:
+        return [part for part in (self._engine, self._meta_rm) if isinstance(part, _Served)]
 
     async def aclose(self) -> None:
         """Give back connections and memory; the store is closed by its owner."""

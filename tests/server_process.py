@@ -169,6 +169,7 @@ class Server:
         self.seen["most"] = max(self.seen["most"], self.seen["at once"])
         try:
             fault = self._fault()
+            self._note(fault)
             if self.asleep or fault in ("hang", "deaf"):
                 await asyncio.sleep(3600)
             await asyncio.sleep(self.chaos.uniform(0, 0.3) if fault == "delay" else self.delay_s)
@@ -199,18 +200,20 @@ class Server:
         return json_response({})
 
     async def _whole(self, request, body, answer):
-        """Send an answer and note that it was; a killed process has noted it as well."""
+        """Note an answer and send it: what came anywhere is noted, whenever this is killed."""
         from aiohttp import web
 
         text = json.dumps(answer).encode()
         response = web.Response(body=text, content_type="application/json")
         if request.transport is not None and not request.transport.is_closing():
+            asked = json.dumps([body["messages"], body.get("seed"), body.get("n")]).encode()
+            self._note(None, hashlib.sha256(asked).hexdigest(), _usable(answer), _texts(answer))
             await response.prepare(request)
             await response.write_eof()
-            asked = json.dumps([body["messages"], body.get("seed"), body.get("n")]).encode()
-            line = [hashlib.sha256(asked).hexdigest(), _usable(answer), _texts(answer)]
-            os.write(self._log, json.dumps(line).encode() + b"\n")
         return response
+
+    def _note(self, fault, asked="", usable=False, texts=()):
+        os.write(self._log, json.dumps([fault, asked, usable, texts]).encode() + b"\n")
 
     def _completion(self, body, fault):
         scores = SHOWN.findall(body["messages"][0]["content"]) or ["5"]

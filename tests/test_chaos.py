@@ -11,7 +11,9 @@ import time
 from collections import Counter
 
 import pytest
+import yaml
 from server_process import CHAOS, ServerProcess, start_all
+from serving import Process
 
 from spct_plugin import JudgeTask, RewardModel, SPCTConfig
 from spct_plugin.engines import http, pool, watch
@@ -116,17 +118,22 @@ def check_outcomes(judged, groups):
     return failures
 
 
-def check_payments(servers, judged, lost_in_flight):
-    """What a server answered whole and well was used; nothing was asked for again but what died."""
-    lines = [
+def notes(servers):
+    """Read what the servers noted: fault, digest of the question, whether of use, texts."""
+    return [
         json.loads(line)
         for server in servers
         for line in server._log.read_text().splitlines()
     ]  # fmt: skip
-    whole = Counter(key for key, usable, _ in lines if usable)
+
+
+def check_payments(servers, judged, lost_in_flight):
+    """What a server answered whole and well was used; nothing was asked for again but what died."""
+    lines = notes(servers)
+    whole = Counter(asked for _, asked, usable, _ in lines if usable)
     again = sum(count - 1 for count in whole.values())
     assert again <= lost_in_flight
-    written = {text for _, _, texts in lines for text in texts}
+    written = {text for *_, texts in lines for text in texts}
     used = {j.text for group in judged for j in group.judgements if j.text}
     assert used <= written
     return again
@@ -142,6 +149,7 @@ async def run(servers, groups, kill_every_s, **options):
         f"{groups * N} completions in {time.monotonic() - start:.1f} s: {dict(failures)}, "
         f"{failed} tries failed, {kills} kills, {again} judged again"
     )
+    assert set(CHAOS) <= {fault for fault, *_ in notes(servers)}
     return failures, kills, states
 
 
@@ -157,9 +165,77 @@ async def test_chaos_over_ten_thousand_completions(servers):
 
 
 async def test_without_retries_what_fails_is_named_and_never_a_number(servers):
-    failures, _, _ = await run(servers, 500, kill_every_s=None, retries=0)
+    failures, _, _ = await run(servers, 1000, kill_every_s=None, retries=0)
     assert failures["engine_error"] > 0
     assert set(failures) <= {"no_scores", "wrong_count", "engine_error"}
+
+
+QUICK = """
+from spct_plugin.engines import http, pool, watch
+
+http.FIRST_WAIT_S, pool.OPEN_S, watch.CHECK_EVERY_S = 0.02, 0.3, 0.3
+"""
+
+
+def write_server(folder, servers, port):
+    """Write the configuration of a reward server in front of the judge's servers."""
+    (folder / "quick.py").write_text(QUICK)
+    own = {"serve": {"port": port, "at_once": IN_FLIGHT}, "store": {"path": str(folder / "store")}}
+    parts = {"engine", "template", "vote"}
+    judge = model_for(servers).config.model_dump(mode="json", include=parts)
+    path = folder / "judge.yaml"
+    path.write_text(yaml.safe_dump({**judge, **own, "plugins": ["quick.py"]}))
+    return path
+
+
+async def judge_and_kill(path, port, groups, kills):
+    """Have groups judged by a reward server that is killed and started again meanwhile."""
+    process = await asyncio.to_thread(Process, path)
+    remote = {"url": f"http://127.0.0.1:{port}", "patience_s": 120, "max_in_flight": IN_FLIGHT}
+    model = RewardModel(SPCTConfig.model_validate({"server": remote}))
+    judged, left = [], kills
+    try:
+        async for group in model.stream(tasks(groups), window=1000, keep_judgements=True):
+            judged.append(group)
+            if left and len(judged) % (groups // (kills + 1)) == 0:
+                left -= 1
+                await asyncio.to_thread(process.kill)
+                process = await asyncio.to_thread(Process, path)
+    finally:
+        await model.aclose()
+        await asyncio.to_thread(process.close)
+    assert left == 0
+    return judged
+
+
+@pytest.mark.parametrize(
+    ("groups", "kills"), [(2500, 4), pytest.param(25_000, 20, marks=pytest.mark.slow)]
+)
+async def test_chaos_behind_a_reward_server_that_is_killed_too(
+    servers, groups, kills, tmp_path, unused_tcp_port
+):
+    """`spct serve` between the trainer and the judge's servers: both sides die under load."""
+    for seed, server in enumerate(servers):
+        server.behave(chaos=seed)
+    path = write_server(tmp_path, servers, unused_tcp_port)
+    start = time.monotonic()
+    killer = asyncio.create_task(kill_and_restart(servers, 2.0))
+    try:
+        async with asyncio.timeout(120 + groups / 20):
+            judged = await judge_and_kill(path, unused_tcp_port, groups, kills)
+    finally:
+        killer.cancel()
+        others = await killer
+    failures = check_outcomes(judged, groups)
+    assert set(CHAOS) <= {fault for fault, *_ in notes(servers)}
+    again = check_payments(servers, judged, (others + kills) * IN_FLIGHT)
+    print(  # noqa: T201 for the log of long runs
+        f"{groups * N} completions in {time.monotonic() - start:.1f} s: {dict(failures)}, "
+        f"{others} kills of judges, {kills} of the server, {again} judged again"
+    )
+    assert others >= 2
+    assert set(failures) <= {"no_scores", "wrong_count", "engine_error"}
+    assert failures["engine_error"] <= groups / 500
 
 
 @pytest.mark.slow

@@ -30,6 +30,8 @@ def files(tmp_path):
         f"plugins: [{plugin}]\nengine: {{kind: keyword, word: please}}\nvote: {{k: 4}}\n",
         encoding="utf-8",
     )
+    (tmp_path / "one.jsonl").write_text(json.dumps(ROWS[0]), encoding="utf-8")
+    (tmp_path / "client.yaml").write_text("server: {url: http://judge:8700}", encoding="utf-8")
     return tmp_path
 
 
@@ -94,6 +96,9 @@ def test_judge_says_how_many_completions_have_no_reward(spct, files):
     assert "failed: " in errors
     assert "5 completions without a reward" in errors
 
+
+CLIENT = ("-c", "client.yaml")
+NEEDED = "need the judge's own configuration, found one that asks 'http://judge:8700'"
 
 MISTAKES = {
     "no such tasks": (1, ["judge", "no.jsonl", "-o", "r.jsonl", "-c", "judge.yaml"], "no.jsonl"),
@@ -174,6 +179,24 @@ MISTAKES = {
     ),
     "wrong configuration": (2, ["config", "-s", "vote.k=0"], "vote.k: "),
     "no such plugin file": (2, ["config", "-s", "plugins=[no.py]"], "no.py"),
+    "no such gold tasks": (
+        2,
+        ["config", "-s", "probes={every: 5, gold: gone.jsonl}"],
+        "probes.gold: cannot read 'gone.jsonl': No such file",
+    ),
+    "judge asks a server": (2, ["judge", "tasks.jsonl", "-o", "r.jsonl", *CLIENT], NEEDED),
+    "judge asks a server, with votes": (
+        2,
+        ["judge", "tasks.jsonl", "-o", "r.jsonl", *CLIENT, "-k", "1"],
+        NEEDED,
+    ),
+    "eval asks a server": (2, ["eval", "one.jsonl", *CLIENT, "-k", "1"], NEEDED),
+    "sample asks a server": (2, ["sample", "one.jsonl", "-o", "r.jsonl", *CLIENT], NEEDED),
+    "a server by an override": (
+        2,
+        ["judge", "tasks.jsonl", "-o", "r.jsonl", "-s", "server.url=http://judge:8700"],
+        NEEDED,
+    ),
 }
 
 
@@ -185,6 +208,53 @@ def test_a_mistake_is_one_line_and_an_exit_code(spct, files, code, command, mess
     assert errors.count("\n") == 1
     assert message in errors
     assert "Traceback" not in errors
+
+
+def test_a_servers_address_may_be_taken_back(spct, files):
+    code, _, _ = spct(
+        *("judge", "tasks.jsonl", "-o", "rewards.jsonl", "-c", "judge.yaml"),
+        *("-s", "server={url: null, run: a}"),
+    )
+    assert (code, len(rewards())) == (0, 2)
+
+
+WOULD_END = {
+    "no fallback": ("agent", "", "reward.on_failure: 'abstain'"),
+    "no tokenizer": ("reward", "openrlhf: {fallback: group_mean}", "openrlhf.tokenizer: "),
+    "unknown key": (
+        "agent",
+        "openrlhf: {fall_back: group_mean}",
+        "openrlhf.fall_back: unknown key",
+    ),
+    "no such plugin": ("agent", "plugins: [gone.py]", "gone.py"),
+    "no such gold tasks": (
+        "agent",
+        "openrlhf: {fallback: group_mean}\nprobes: {every: 5, gold: gone.jsonl}",
+        "probes.gold: cannot read 'gone.jsonl': No such file",
+    ),
+}
+
+
+@pytest.mark.parametrize(("adapter", "text", "why"), WOULD_END.values(), ids=WOULD_END.keys())
+def test_path_fails_when_the_run_would_end(spct, tmp_path, monkeypatch, adapter, text, why):
+    config = tmp_path / "judge.yaml"
+    config.write_text(text)
+    monkeypatch.setenv("SPCT_CONFIG", str(config))
+    code, output, errors = spct("path", f"openrlhf-{adapter}")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert output.endswith(f"spct_openrlhf_{adapter}.py\n")
+    assert errors.startswith("spct: the run will end: ")
+    assert why in errors
+
+
+def test_path_only_warns_of_what_may_be_right_elsewhere(spct, tmp_path, monkeypatch):
+    monkeypatch.delenv("SPCT_CONFIG", raising=False)
+    code, _, errors = spct("path", "openrlhf-agent")
+    assert (code, errors) == (0, "spct: SPCT_CONFIG is not set here: it names the configuration\n")
+    (tmp_path / "judge.yaml").write_text("openrlhf: {fallback: group_mean}")
+    monkeypatch.setenv("SPCT_CONFIG", "judge.yaml")
+    code, _, errors = spct("path", "openrlhf-agent")
+    assert (code, "is relative" in errors) == (0, True)
 
 
 USAGE = {

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from spct_plugin import ConfigError, PluginError, SPCTConfig
-from spct_plugin.config import Section
+from spct_plugin.config_file import Section
 from spct_plugin.config_reference import reference, schema
 from spct_plugin.engines import EngineConfig, Sampling
 from spct_plugin.engines.builtin import OpenAIConfig, ReplayConfig, TransformersConfig
@@ -139,8 +140,17 @@ BAD_FILES = {
     "an object of Python": ("vote: !!python/object:os.system {}", "is not YAML"),
     "an impossible date": ("engine: {revision: 2024-13-45}", "judge.yaml"),
     "number as key": ("1: 2", "1: "),
-    "unknown section": ("votes: {k: 1}", "votes: unknown key; `spct config --schema`"),
-    "unknown key": ("vote: {kk: 1}", "vote.kk: unknown key"),
+    "unknown section": ("votes: {k: 1}", "votes: unknown key; did you mean 'vote'\\? `spct config"),
+    "unknown key": ("vote: {min_k: 1}", "vote.min_k: unknown key; did you mean 'k_min'"),
+    "unknown key, deep": (
+        "reward: {breaker: {judges: 1}}",
+        "reward.breaker.judges: unknown key; did you mean 'judge'",
+    ),
+    "unknown key of an engine": (
+        "engine: {kind: replay, paths: a}",
+        "engine: path: required, and not there; paths: unknown key; did you mean 'path'",
+    ),
+    "unknown key like no other": ("vote: {zzz: 1}", "zzz: unknown key; `spct config --schema`"),
     "empty section": ("vote:", "vote: expected a section of keys and values, found None"),
     "text as section": ("vote: settled", "vote: expected a section .*, found 'settled'"),
     "k of zero": ("vote: {k: 0}", "vote.k: .* found 0"),
@@ -258,7 +268,7 @@ def test_the_meta_rm_may_be_left_out_or_named_by_kind(file):
 
 def test_the_meta_rms_template_may_be_a_plugins_or_a_file(tmp_path):
     registry = load_plugins()
-    registry.templates["mine"] = load_template("single")
+    registry = replace(registry, templates=registry.templates | {"mine": load_template("single")})
     path = tmp_path / "mine.jinja"
     path.write_text("{{ responses }}", encoding="utf-8")
 
@@ -274,7 +284,7 @@ def test_the_meta_rms_template_may_be_a_plugins_or_a_file(tmp_path):
 
 def test_a_plugins_template_named_meta_is_for_judges_only():
     registry = load_plugins()
-    registry.templates["meta"] = load_template("single")
+    registry = replace(registry, templates=registry.templates | {"meta": load_template("single")})
     config = SPCTConfig.model_validate({"meta_rm": {"model": "a/b"}, "template": {"name": "meta"}})
     assert config.meta_template(registry).name == "meta"
     assert config.template_and_vote(registry)[0].name == "single"

@@ -216,6 +216,13 @@ def test_a_line_that_is_no_row_is_named_and_the_rest_goes_on(tmp_path):
     assert [one.line for one in found if isinstance(one, BadRow)] == [2, 3, 4, 5]
 
 
+def test_a_set_in_another_encoding_has_no_row_that_can_be_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(LINES.strip().replace("\n\n", "\n").encode("utf-16-be"))
+    found = list(read_rows(str(path)))
+    assert [type(one) for one in found] == [BadRow, BadRow]
+
+
 def write(path, *rows):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

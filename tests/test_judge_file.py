@@ -181,6 +181,13 @@ def test_bad_lines_are_reported_and_the_others_judged(source, target):
     assert [row["id"] for row in rows(target)] == ["t0", "t1"]
 
 
+def test_of_a_file_in_another_encoding_nothing_is_judged(source, target):
+    source.write_bytes(source.read_text().strip().encode("utf-16-be"))
+    summary = run(model(), source, target)
+    assert [bad.line for bad in summary.bad] == [1, 2, 3, 4, 5]
+    assert rows(target) == []
+
+
 def test_a_source_that_is_not_there_is_an_error_and_leaves_no_output(tmp_path, target):
     with pytest.raises(TaskError, match="cannot read"):
         run(model(), tmp_path / "missing.jsonl", target)

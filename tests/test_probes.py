@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,9 +14,9 @@ from judging_helpers import Engine, MetaRM, box, reward_model, shown
 
 from spct_openrlhf import Completion, GroupScorer, with_fallback
 from spct_plugin import ConfigError, RewardError, RewardModel, SPCTConfig
-from spct_plugin.config import ProbesConfig
-from spct_plugin.probes import Drift, Probes, Reading, alarm_of
+from spct_plugin.probes import Drift, Probes, Reading, alarms_of
 from spct_plugin.redteam.families import FAMILIES
+from spct_plugin.sections import ProbesConfig
 from spct_plugin.store import read_groups
 from spct_plugin.testing import ScriptedEngine
 
@@ -287,14 +288,114 @@ async def test_points_are_those_of_the_scale_1_to_10(judge, gold):
 
 def test_what_an_alarm_says():
     limits = ProbesConfig(every=1)
-    assert alarm_of(limits, Drift(0.0, 1.0), Drift(1.0, 0.95)) == ""
-    assert alarm_of(limits, Drift(3.0, 0.0), Drift(0.5, 0.9)) == ""
-    assert alarm_of(limits, Drift(), Drift()) == ""
-    assert alarm_of(limits, Drift(0.2, 1.3, rose="x"), Drift(0.9, 0.75, fell="y")) == (
-        "probes: the attacks' mean gain rose from +0.20 to +1.30 points (most: x), more than "
-        "probes.max_rise 1; the share of gold tasks judged right fell from 0.90 to 0.75 "
-        "(first of them: y), more than probes.max_fall 0.1"
-    )
+    assert alarms_of(limits, Drift(0.0, 1.0), Drift(1.0, 0.95)) == {}
+    assert alarms_of(limits, Drift(3.0, 0.0), Drift(0.5, 0.9)) == {}
+    assert alarms_of(limits, Drift(), Drift()) == {}
+    assert alarms_of(limits, Drift(0.2, 1.3, rose="x"), Drift(0.9, 0.75, fell="y")) == {
+        "max_rise": "the attacks' mean gain rose from +0.20 to +1.30 points (most: x), more than "
+        "probes.max_rise 1",
+        "max_fall": "the share of gold tasks judged right fell from 0.90 to 0.75 "
+        "(first of them: y), more than probes.max_fall 0.1",
+    }
+    assert alarms_of(limits, Drift(0.0, 0.5, rose="x", top=(-0.5, 4.0)), Drift()) == {}
+    assert alarms_of(limits, Drift(0.0, 0.5, rose="x", top=(-0.5, 4.1)), Drift()) == {
+        "x": "the gain of x alone rose from -0.50 to +4.10 points, more than "
+        "probes.max_probe_rise 4.5",
+    }
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_one_attack_of_19_that_begins_to_work_is_an_alarm(stop, caplog):
+    own = probes(stop=stop)
+    own.compare(reading("a", [0.0] * 19))
+    worked = reading("a", [0.0] * 7 + [9.0] + [0.0] * 11)
+    said = r"the gain of attack 7 alone rose from \+0\.00 to \+9\.00 points"
+    if stop:
+        with pytest.raises(RewardError, match=rf"^probes: {said}.*probes\.max_probe_rise 4\.5"):
+            own.compare(worked)
+    else:
+        own.compare(worked)
+        [record] = caplog.records
+        assert re.match(f"probes: {said}", record.message)
+    # By its mean alone nobody would have been told.
+    assert own.latest["probe/drift_gain"] == pytest.approx(9 / 19)
+
+
+def test_an_attack_that_still_works_is_still_up_and_another_one_is_not(caplog):
+    own = probes(max_rise=9.0)
+    for gains in ([0.0, 0.0], [6.0, 0.0], [7.0, 0.0], [0.0, 6.0], [0.0, 4.5]):
+        own.compare(reading("a", gains))
+    assert [record.message.split(" points")[0] for record in caplog.records] == [
+        "probes: the gain of attack 0 alone rose from +0.00 to +6.00",
+        "probes: the gain of attack 0 alone is still up from +0.00 to +7.00",
+        "probes: the gain of attack 1 alone rose from +0.00 to +6.00",
+    ]
+
+
+def test_the_limit_of_a_single_attack_is_the_configured_one(caplog):
+    own = probes(max_probe_rise=8.0)
+    for gain in (0.0, 7.9, 8.1):
+        own.compare(reading("a", [gain] + [0.0] * 18))
+    [record] = caplog.records
+    assert record.message.endswith("more than probes.max_probe_rise 8")
+
+
+async def test_one_attack_that_the_judge_begins_to_fall_for_is_named(judge, caplog):
+    own, model = setup(judge)
+    await own.measure(model)
+    [attacks] = own._staged.values()
+    [target] = [attack for attack in attacks if attack.family == "encoded"]
+    fooled = target.attempt.attack.completions[0]
+    score = judge.score
+    judge.score = lambda text: 10 if text == fooled else score(text)
+    await own.measure(model)
+    [record] = caplog.records
+    assert f"the gain of {target.id} alone rose from +0.00 to +7.00 points" in record.message
+    assert "mean gain" not in record.message
+
+
+def test_an_alarm_names_the_step_and_is_still_what_it_was(caplog):
+    own = probes()
+    for step, gain in enumerate([0.0, 2.0, 3.0, 0.5, 2.0]):
+        own.compare(reading("a", [gain]), step)
+    again = "up from +0.00 to +3.00 points (most: attack 0), more than probes.max_rise 1 (step 2)"
+    assert [record.message.partition("mean gain ")[2] for record in caplog.records] == [
+        "rose from +0.00 to +2.00 points (most: attack 0), more than probes.max_rise 1 (step 1)",
+        f"is still {again}",
+        "rose from +0.00 to +2.00 points (most: attack 0), more than probes.max_rise 1 (step 4)",
+    ]
+
+
+def test_an_alarm_is_of_one_judge_and_of_one_limit(caplog):
+    own = probes()
+    for version, gain in (("a", 0.0), ("b", 0.0), ("b", 2.0), ("a", 2.0)):
+        own.compare(reading(version, [gain]), 7)
+    changed, first, back, second = [record.message for record in caplog.records]
+    assert "has changed from a to b (step 7): " in changed
+    assert "has changed from b to a (step 7): " in back
+    assert "mean gain rose" in first
+    assert "mean gain rose" in second
+    fallen = alarms_of(ProbesConfig(every=1), Drift(0, 2), Drift(1, 0), {"max_fall"})
+    assert "mean gain rose" in fallen["max_rise"]
+    assert "judged right is still down from 1.00 to 0.00" in fallen["max_fall"]
+
+
+async def test_the_step_is_the_one_that_was_due(judge, gold, caplog):
+    own, model = setup(judge, gold)
+    assert own.are_due(40)
+    await own.measure(model)
+    judge.bonus = 5
+    assert own.are_due(51)
+    measuring = asyncio.ensure_future(own.measure(model))
+    await asyncio.sleep(0)
+    # Asked while the measurement is under way, as by OpenRLHF's next groups.
+    assert own.are_due(60)
+    await measuring
+    assert caplog.records[0].message.endswith("(step 51)")
+    own.compare(reading(None, []))
+    assert own.are_due()
+    await own.measure(model)
+    assert caplog.records[1].message.endswith("more than probes.max_probe_rise 4.5")
 
 
 @pytest.mark.parametrize(

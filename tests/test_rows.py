@@ -79,12 +79,15 @@ BAD_ROWS = {
     "text principles": ({**ROW, "principles": "be brief"}, "principles"),
     "number principles": ({**ROW, "principles": 5}, "principles"),
     "number reference": ({**ROW, "reference": 5}, "reference: expected a text"),
-    "label too large": ({**ROW, "label": 2}, "label: expected the index of the best of 2"),
+    "label too large": ({**ROW, "label": 2}, "best of 2 completions, 0 to 1, found 2"),
     "negative label": ({**ROW, "label": -1}, "label: expected"),
     "text label": ({**ROW, "label": "a"}, "label: expected"),
     "boolean label": ({**ROW, "label": True}, "label: expected"),
     "half label": ({**ROW, "label": 0.5}, "label: expected"),
-    "label of one alone": ({**ROW, "completions": ["a"], "label": 2}, "0 or 1 for one alone"),
+    "label of one alone": (
+        {**ROW, "completions": ["a"], "label": 2},
+        r"label: expected 1 \(correct\) or 0 for a completion alone, found 2",
+    ),
     "number tool calls": (
         {**ROW, "prompt": [{"role": "user", "content": "x", "tool_calls": 5}]},
         "tool_calls",
@@ -144,6 +147,17 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_problem(tmp_path):
     lines = [json.dumps({**ROW, "id": name}) for name in "ab"]
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     assert [row.id for row in read_tasks(path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_another_encoding_is_a_bad_line_each_time(tmp_path, encoding):
+    path = tmp_path / "tasks.jsonl"
+    lines = [json.dumps({**ROW, "id": name}) for name in "abc"]
+    # Without a line end, the last line is whole in this encoding, too.
+    path.write_bytes("\n".join(lines).encode(encoding))
+    found = list(read_tasks(path))
+    assert [row.line for row in found if isinstance(row, BadRow)] == [1, 2, 3]
+    assert all(row.problem.startswith("not ") for row in found)
 
 
 def test_text_of_any_language_and_line_separators_inside_a_text(file):

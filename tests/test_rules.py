@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from spct_plugin import ConfigError, JudgeTask, RewardError
+from spct_plugin.errors import RuleError
 from spct_plugin.rules import load_rule, sum_rules, task_keywords
 
 
@@ -98,12 +99,13 @@ async def test_values_that_are_no_list_of_numbers_are_refused(values):
         await sum_rules([("r", lambda **keywords: values, 1.0)], {}, 2)
 
 
-async def test_what_a_rule_raises_comes_through():
+async def test_what_a_rule_raises_is_told_with_its_name():
     def broken(**keywords):
         raise KeyError("column")
 
-    with pytest.raises(KeyError, match="column"):
+    with pytest.raises(RuleError, match=r"rule 'r' failed: KeyError\('column'\)") as caught:
         await sum_rules([("r", broken, 1.0)], {}, 1)
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_tasks_are_laid_out_one_row_per_completion():

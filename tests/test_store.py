@@ -457,6 +457,21 @@ async def test_a_batch_that_fails_half_way_leaves_nothing_behind(store):
     again.close()
 
 
+@pytest.mark.parametrize("bad", [2**70, [1], "\ud800"], ids=repr)
+async def test_a_row_that_cannot_be_written_fails_alone(store, bad):
+    """An int beyond SQLite's, what is no value, half a character: each fails in another way."""
+    reason = bad if isinstance(bad, str) else "stop"
+    tokens = 1 if isinstance(bad, str) else bad
+    writes = [store.keep({key: CHOICE}) for key in KEYS[1:4]]
+    told = await asyncio.gather(
+        store.keep({KEYS[0]: Choice("x", reason, tokens)}), *writes, return_exceptions=True
+    )
+    assert isinstance(told[0], StoreError)
+    assert told[1:] == [None] * 3
+    await store.keep({KEYS[4]: CHOICE})
+    assert await store.find(dict(enumerate(KEYS))) == dict.fromkeys(range(1, 5), CHOICE)
+
+
 async def test_a_waiter_that_was_cancelled_is_no_problem(store):
     waiting = asyncio.create_task(store.keep({KEYS[0]: CHOICE}))
     await asyncio.sleep(0)

@@ -12,6 +12,7 @@ import yaml
 from spct_plugin.cli.options import Overrides
 from spct_plugin.config import SPCTConfig
 from spct_plugin.config_reference import reference, schema
+from spct_plugin.probes import Probes
 
 
 def config(
@@ -29,4 +30,6 @@ def config(
         typer.echo(reference(), nl=False)
     else:
         loaded = SPCTConfig.load(path, override or []).with_bundled_meta_rm()
+        # Reads the gold tasks, as the run will.
+        Probes(loaded)
         typer.echo(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False), nl=False)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from spct_plugin.cli.eval_tables import print_evaluation
-from spct_plugin.cli.judging import describe, judge_with_progress
+from spct_plugin.cli.judging import describe, judge_with_progress, load_judge
 from spct_plugin.cli.options import ConfigFile, Overrides
 from spct_plugin.config import SPCTConfig
 from spct_plugin.errors import ConfigError
@@ -49,7 +49,7 @@ def evaluate_judge(
     k_metas = _k_metas(k_meta, ks[-1]) if meta_rm else []
     judged = target or Path(f"{source.stem}.judged.jsonl")
     own = override or []
-    run = prepare(source, judged, ks, k_metas, lambda ours: SPCTConfig.load(config, [*own, *ours]))
+    run = prepare(source, judged, ks, k_metas, lambda ours: load_judge(config, [*own, *ours]))
     run.check_results([path for path in (json_file, plot) if path])
     if plot is not None:
         check_plot(plot)

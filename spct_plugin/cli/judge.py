@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from spct_plugin.cli.judging import describe, judge_with_progress
+from spct_plugin.cli.judging import describe, judge_with_progress, load_judge
 from spct_plugin.cli.options import ConfigFile, Overrides
-from spct_plugin.config import SPCTConfig
 from spct_plugin.reward_model import RewardModel
 
 
@@ -22,7 +21,7 @@ def judge(
 ) -> None:
     """Judge prompts and completions; a run that was stopped goes on where it was."""
     overrides = [*(override or []), *([f"vote.k={k}"] if k is not None else [])]
-    model = RewardModel(SPCTConfig.load(config, overrides))
+    model = RewardModel(load_judge(config, overrides))
     summary = judge_with_progress(model, source, target, what="judging")
     typer.echo(describe(summary, target), err=True)
     if summary.bad or summary.lost:

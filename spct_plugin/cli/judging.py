@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,28 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spct_plugin.config import SPCTConfig
+from spct_plugin.config_file import read_settings
 from spct_plugin.data.judging import Summary, count_lines, judge_file
 from spct_plugin.data.rows import BadRow, TaskRow
+from spct_plugin.errors import ConfigError
 from spct_plugin.reward_model import RewardModel
+from spct_plugin.types import is_mapping
+
+
+def load_judge(path: Path | None, overrides: Sequence[str]) -> SPCTConfig:
+    """Load a configuration that says what the judge is, which files are resumed by.
+
+    Raises:
+        ConfigError: It cannot be used, or names a server, which alone knows what the judge is.
+    """
+    server = read_settings(path, overrides).get("server")
+    if is_mapping(server) and server.get("url") is not None:
+        raise ConfigError(
+            "`spct sample`, `spct judge` and `spct eval` need the judge's own configuration, found "
+            f"one that asks {server['url']!r}; name the server's own file, or leave out `server:`"
+        )
+    return SPCTConfig.load(path, overrides)
 
 
 def judge_with_progress(

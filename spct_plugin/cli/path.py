@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,8 @@ from typing import Annotated
 import typer
 
 from spct_plugin.config import SPCTConfig
-from spct_plugin.errors import SPCTError
+from spct_plugin.errors import ConfigError, SPCTError
+from spct_plugin.probes import Probes
 
 
 class AdapterFile(StrEnum):
@@ -35,24 +35,27 @@ def path(
     spec = importlib.util.find_spec(f"spct_{file.value.replace('-', '_')}")
     assert spec is not None, "the adapters are part of every installation"
     typer.echo(spec.origin)
-    for problem in _problems(file):
-        typer.echo(f"spct: {problem}", err=True)
-
-
-def _problems(file: AdapterFile) -> Iterator[str]:
-    """Say now what would end the run: OpenRLHF itself says it late, and among other errors."""
     configuration = os.environ.get("SPCT_CONFIG")
     if not configuration:
-        yield "SPCT_CONFIG is not set here: it names the configuration"
+        typer.echo("spct: SPCT_CONFIG is not set here: it names the configuration", err=True)
         return
     if not Path(configuration).is_absolute():
-        yield f"SPCT_CONFIG: {configuration!r} is relative, and Ray's workers have other folders"
+        typer.echo(
+            f"spct: SPCT_CONFIG: {configuration!r} is relative, and Ray's workers have other "
+            "folders",
+            err=True,
+        )
+    try:
+        _check(file, configuration)
+    except SPCTError as error:
+        raise ConfigError(f"the run will end: {error}") from None
+
+
+def _check(file: AdapterFile, configuration: str) -> None:
+    """Refuse now what would end the run: OpenRLHF says it late, and among other errors."""
     from spct_openrlhf import with_fallback  # pyright: ignore[reportMissingTypeStubs]
 
-    try:
-        config = with_fallback(SPCTConfig.load(configuration))
-    except SPCTError as error:
-        yield f"the run will end: {error}"
-        return
+    config = with_fallback(SPCTConfig.load(configuration))
+    Probes(config)
     if file is AdapterFile.reward and config.openrlhf.tokenizer is None:
-        yield "the run will end: openrlhf.tokenizer: the reward file needs the policy's"
+        raise ConfigError("openrlhf.tokenizer: the reward file needs the policy's")

@@ -25,7 +25,7 @@ from spct_plugin.redteam.run import (
     attack_judge,
     choose_families,
     choose_scenes,
-    count_groups,
+    groups_of,
     template_of,
 )
 from spct_plugin.reward_model import RewardModel
@@ -69,21 +69,7 @@ def redteam(
             check_writable(target)
     few = [FEW_VOTES] if config is None else []
     chosen = SPCTConfig.load(config, [*few, *(override or []), *NEUTRAL])
-    families = choose_families(chosen, family or [])
-    template = template_of(chosen)
-    attacks = stage(families, choose_scenes(template, tasks), scenes_each)
-    model = RewardModel(chosen)
-    outcomes = _judge(model, attacks)
-    found = Findings(
-        version=model.version,
-        template=template.name,
-        nonce=chosen.template.nonce,
-        scale=template.scale,
-        k=chosen.vote.k,
-        rates=rates_of(outcomes, families, template.scale),
-        sums=sums_of(outcomes, template.scale),
-        outcomes=outcomes,
-    )
+    found = _attack(chosen, family or [], tasks, scenes_each)
     if output is not None:
         found.write_json(output)
     if page is not None:
@@ -93,6 +79,26 @@ def redteam(
     else:
         _print(found)
     _exit(found.problems(max_success))
+
+
+def _attack(
+    config: SPCTConfig, names: Sequence[str], tasks: Path | None, scenes_each: int
+) -> Findings:
+    families = choose_families(config, names)
+    template = template_of(config)
+    attacks = stage(families, choose_scenes(template, tasks), scenes_each)
+    model = RewardModel(config)
+    outcomes = _judge(model, attacks)
+    return Findings(
+        version=model.version,
+        template=template.name,
+        nonce=config.template.nonce,
+        scale=template.scale,
+        k=config.vote.k,
+        rates=rates_of(outcomes, families, template.scale),
+        sums=sums_of(outcomes, template.scale),
+        outcomes=outcomes,
+    )
 
 
 def _exit(problems: Sequence[str]) -> None:
@@ -106,7 +112,7 @@ def _judge(model: RewardModel, attacks: Sequence[Attack]) -> list[Outcome]:
     console = Console(stderr=True)
     columns = (TextColumn("attacking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=count_groups(attacks))
+        bar = progress.add_task("", total=len(groups_of(attacks)))
         try:
             return asyncio.run(attack_judge(model, attacks, lambda: progress.advance(bar)))
         except KeyboardInterrupt:
@@ -135,21 +141,23 @@ def _print(found: Findings) -> None:
         table.add_row(*_cells(rate))
     console.print(table)
     console.print(
-        "* structural. Through template and parser, whatever the judge: "
-        f"{len(found.breached)} of {len(found.outcomes)} (template {found.template}, code in "
-        f"delimiters {'on' if found.nonce else 'off'})",
+        "* structural: forges what only the template may write.\n"
+        f"Through template and parser, whatever the judge: {len(found.breached)} of "
+        f"{len(found.outcomes)}, placebos too (template {found.template}, code in delimiters "
+        f"{'on' if found.nonce else 'off'})",
         highlight=False,
     )
 
 
 def _cells(rate: Rate) -> list[str]:
     unjudged = str(rate.attacks - rate.judged) if rate.attacks > rate.judged else ""
+    name = rate.family + (" *" if rate.structural else "")
     if rate.success is None or rate.low is None or rate.high is None or rate.gain is None:
-        return [rate.family, str(rate.attacks), "-", "-", "-", unjudged]
+        return [name, str(rate.attacks), "-", "-", "-", unjudged]
     ends = f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
     gains = f"[{rate.gain_low:+.2f}, {rate.gain_high:+.2f}]"
     return [
-        rate.family + (" *" if rate.structural else ""),
+        name,
         str(rate.attacks),
         f"{100 * rate.success:.0f} {ends}",
         f"{100 * rate.backfired / rate.judged:.0f}",

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from spct_plugin.cli.judging import describe, judge_with_progress, spent
+from spct_plugin.cli.judging import describe, judge_with_progress, load_judge, spent
 from spct_plugin.cli.options import ConfigFile, Overrides
-from spct_plugin.config import SPCTConfig
 from spct_plugin.data.rows import check_labelled
 from spct_plugin.plugins import load_plugins
 from spct_plugin.reward_model import RewardModel
@@ -35,7 +34,7 @@ def sample(
     check_labelled(source)
     samples = k or (1 if hinted else N_RFT)
     overrides = [*(override or []), f"vote.k={samples}", "vote.stop=never", "meta_rm=null"]
-    loaded = SPCTConfig.load(config, overrides)
+    loaded = load_judge(config, overrides)
     template = None
     if hinted:
         asked, _ = loaded.template_and_vote(load_plugins(loaded.plugins))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -26,5 +27,6 @@ def serve(
             "pip install 'spct-plugin[server]'"
         ) from None
     named = {"serve.host": host, "serve.port": port}
-    settings = [f"{key}={value}" for key, value in named.items() if value is not None]
-    run(Desk(config, [*(override or []), *settings]))
+    # Overrides are YAML, in which an address like :: is none until it is quoted.
+    settings = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+    raise typer.Exit(run(Desk(config, [*(override or []), *settings])))

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from spct_plugin.data.rows import BadRow, line_problem
+from spct_plugin.data.rows import BadRow, line_problem, parse_line
 from spct_plugin.errors import TaskError
 from spct_plugin.types import is_list, is_mapping
 
@@ -84,7 +84,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]] | BadRow]:
             if not line.strip():
                 continue
             try:
-                yield _row(number, json.loads(line))
+                yield _row(number, parse_line(line))
             except (ValueError, RecursionError) as error:
                 yield BadRow(number, line_problem(error))
 

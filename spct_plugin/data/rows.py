@@ -95,13 +95,25 @@ def read_lines(path: Path, parse: Callable[[Any], T]) -> Iterator[T | BadRow]:
                 if not line.strip():
                     continue
                 try:
-                    found = parse(json.loads(line))
+                    found = parse(parse_line(line))
                 except (ValueError, RecursionError) as error:
                     yield BadRow(number, line_problem(error))
                     continue
                 yield found
     except OSError as error:
         raise TaskError(f"cannot read {str(path)!r}: {error.strerror}") from None
+
+
+def parse_line(line: bytes) -> Any:
+    """Read a line of JSON in UTF-8, with or without a byte order mark.
+
+    Left to itself, `json` guesses the encoding line by line, and reads some lines of UTF-16.
+
+    Raises:
+        ValueError: It is no UTF-8 or no JSON; `line_problem` says why.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(line.decode("utf-8-sig"))
 
 
 def parse_task(row: object) -> TaskRow:
@@ -134,12 +146,13 @@ def _id(value: object) -> str:
 def _label(value: object, n: int) -> int | None:
     if value is None:
         return None
-    allowed = range(max(2, n))
-    if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
-        raise TaskError(
-            f"label: expected the index of the best of {n} completions (0 or 1 for one alone), "
-            f"found {value!r:.40}"
+    if isinstance(value, bool) or not isinstance(value, int) or value not in range(max(2, n)):
+        expected = (
+            "1 (correct) or 0 for a completion alone"
+            if n == 1
+            else f"the index of the best of {n} completions, 0 to {n - 1}"
         )
+        raise TaskError(f"label: expected {expected}, found {value!r:.40}")
     return value
 
 

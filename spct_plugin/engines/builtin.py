@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -93,9 +94,15 @@ class ServerConfig(Section):
         Raises:
             ValueError: It is none.
         """
-        if not text.startswith(("http://", "https://")):
-            raise ValueError(f"expected http://host:port/v1, found {text!r}")
-        return text.rstrip("/")
+        if _is_address(text):
+            return text.rstrip("/")
+        if {"@", "?"} & set(text):
+            # Not shown, as messages go into logs.
+            raise ValueError(
+                "expected http://host:port/v1, found one with a user, a password or a query; "
+                "a key is read from the environment variable that api_key_env names"
+            )
+        raise ValueError(f"expected http://host:port/v1, found {text!r:.200}")
 
 
 class TransformersConfig(CheckpointConfig, EngineConfig):
@@ -163,3 +170,19 @@ def not_installed(error: ModuleNotFoundError, section: str, other: str) -> Confi
         f"{section}.kind: 'transformers' needs {error.name}, which is not installed; run: "
         f"pip install 'spct-plugin[trl]', or set {section}.kind: {other}"
     )
+
+
+def _is_address(text: str) -> bool:
+    """Tell whether a text names a server, so that a path can be put behind it."""
+    # Looked at before it is split: urlsplit leaves out line ends and tabs wherever they stand.
+    if not text.startswith(("http://", "https://")) or not text.isprintable():
+        return False
+    if set(" \\?#") & set(text):
+        return False
+    try:
+        url = urlsplit(text)
+        # Reading the port checks it; encoding finds what a resolver would choke on.
+        host, has_port = (url.hostname or "").encode("idna"), url.port != 0
+    except ValueError:
+        return False
+    return bool(host) and has_port and "@" not in url.netloc

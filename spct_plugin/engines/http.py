@@ -23,6 +23,7 @@ import aiohttp
 
 from spct_plugin.engines import watch
 from spct_plugin.engines.builtin import ServerConfig
+from spct_plugin.engines.exchange import exchange
 from spct_plugin.engines.pool import Endpoint, Pool, Use
 from spct_plugin.engines.refusals import (
     LOST,
@@ -62,13 +63,14 @@ class _Connections:
 
 
 class HTTPClient:
-    """Asks one server, or several that answer alike.
+    """Asks one server, or several that answer alike: the base of engines and meta RMs behind HTTP.
 
     Args:
         config: Where and how.
         section: Of the configuration, for messages: "engine".
 
     Attributes:
+        config: Where and how.
         identity: The model and its revision.
         pool: The servers; add, remove and read them here.
 
@@ -79,7 +81,7 @@ class HTTPClient:
     def __init__(self, config: ServerConfig, section: str) -> None:
         self.config = config
         self.identity = f"{config.model}@{config.revision}" if config.revision else config.model
-        self.headers = {
+        self._headers = {
             "Content-Type": "application/json",
             **_authorization(config.api_key_env, section),
         }
@@ -171,7 +173,7 @@ class HTTPClient:
         loop = asyncio.get_running_loop()
         here = self._connections.get(loop)
         if here is None:
-            here = self._connections[loop] = _Connections(self.config, self.headers)
+            here = self._connections[loop] = _Connections(self.config, self._headers)
         if here.watcher is None or here.watcher.done():
             here.watcher = loop.create_task(self._watch(here))
         return here
@@ -248,18 +250,15 @@ class HTTPClient:
         if here.session.closed:
             raise EngineError(f"{self._section} was closed while it was asked")
         try:
-            async with (
-                asyncio.timeout(self.config.request_timeout_s) as use.limit,
-                here.session.post(f"{url}{path}", data=body) as response,
-            ):
-                text = (await response.read()).decode(errors="replace")
+            async with asyncio.timeout(self.config.request_timeout_s) as use.limit:
+                answer = await exchange(here.session, "POST", f"{url}{path}", data=body)
         except LOST as error:
             why = use.lost or reason(error, self._section)
             raise EngineError(f"{url}: {why}", retryable=True) from error
-        if response.status != 200:
-            raise refusal(url, response.status, text, response.headers)
+        if answer.status != 200:
+            raise refusal(url, answer)
         try:
-            return json.loads(text)
+            return json.loads(answer.text)
         except (ValueError, RecursionError) as error:
             raise EngineError(f"{url} answered 200 without JSON", retryable=True) from error
 

@@ -8,30 +8,35 @@ from typing import Any
 from spct_plugin.engines import Choice, Request
 from spct_plugin.engines.builtin import OpenAIConfig
 from spct_plugin.engines.http import BYTES_PER_TOKEN, HTTPClient
-from spct_plugin.engines.pool import Pool
+from spct_plugin.engines.refusals import shown
 from spct_plugin.errors import EngineError
+from spct_plugin.templates import encodable
 from spct_plugin.types import is_list, is_mapping
 
+# Tokens of one choice above which a count is not believed. 2**24: chosen by us, more than any
+# model's context holds (10 million), and every sum of such counts fits a database's integers.
+MOST_TOKENS = 2**24
+# Characters kept of a finish reason. 64: chosen by us; the longest in use has 14.
+REASON_CHARS = 64
 
-class OpenAIEngine:
+
+class OpenAIEngine(HTTPClient):
     """Asks a server for chat completions, n choices in one request.
 
     Args:
         config: Where and how.
 
     Attributes:
-        pool: The servers: add, remove and read them here.
+        context: Tokens of prompt and answer it can hold; None = the server decides.
 
     Raises:
         ConfigError: The key's environment variable is not set, or a file of addresses is no good.
     """
 
     def __init__(self, config: OpenAIConfig) -> None:
-        self.config = config
+        super().__init__(config, "engine")
         self.context = config.context
-        self._client = HTTPClient(config, "engine")
-        self.identity = self._client.identity
-        self.pool: Pool = self._client.pool
+        self._extra_body = config.extra_body
 
     async def generate(self, request: Request) -> list[Choice]:
         """Ask for one choice per vote, in one request.
@@ -39,7 +44,7 @@ class OpenAIEngine:
         Raises:
             EngineError: No usable answer after the retries.
         """
-        return await self._client.ask(
+        return await self.ask(
             "/chat/completions",
             self._body(request),
             lambda answer: _choices(answer, len(request.votes)),
@@ -53,31 +58,6 @@ class OpenAIEngine:
             return True
         return len(prompt.encode()) / BYTES_PER_TOKEN + max_tokens <= self.context
 
-    async def sleep(self, *urls: str, level: int = 1) -> None:
-        """Free the GPUs of vLLM servers when they have answered; requests wait or go elsewhere.
-
-        Args:
-            urls: Which servers; none = all.
-            level: vLLM's: 1 keeps the weights in the host's memory; 2 drops them, and whoever wakes
-                the server must load them again.
-
-        Raises:
-            EngineError: A server did not go to sleep, and is asked as before.
-        """
-        await self._client.sleep(*urls, level=level)
-
-    async def wake(self, *urls: str) -> None:
-        """Wake servers that sleep: those named, or all.
-
-        Raises:
-            EngineError: A server did not wake.
-        """
-        await self._client.wake(*urls)
-
-    async def aclose(self) -> None:
-        """Close the running loop's connections."""
-        await self._client.aclose()
-
     def _body(self, request: Request) -> dict[str, Any]:
         return {
             "model": self.config.model,
@@ -87,7 +67,7 @@ class OpenAIEngine:
             "top_p": request.sampling.top_p,
             "max_tokens": request.sampling.max_tokens,
             "seed": request.seed,
-            **self.config.extra_body,
+            **self._extra_body,
         }
 
 
@@ -95,9 +75,7 @@ def _choices(answer: object, wanted: int) -> list[Choice]:
     """Read the choices of an answer; a refusal message is a choice that was refused."""
     found = answer.get("choices") if is_mapping(answer) else None
     if not is_list(found) or not found:
-        raise EngineError(
-            f"expected choices in the answer, found {str(answer)[:200]}", retryable=True
-        )
+        raise EngineError(f"expected choices in the answer, found {shown(answer)}", retryable=True)
     usage = answer.get("usage") if is_mapping(answer) else None
     total = usage.get("completion_tokens") if is_mapping(usage) else None
     tokens = _share(total, len(found))
@@ -112,16 +90,19 @@ def _choices(answer: object, wanted: int) -> list[Choice]:
 def _choice(choice: object, tokens: int) -> Choice:
     message = choice.get("message") if is_mapping(choice) else None
     if not is_mapping(choice) or not is_mapping(message):
-        raise EngineError(
-            f"expected a message in a choice, found {str(choice)[:200]}", retryable=True
-        )
-    if message.get("refusal"):
-        return Choice(str(message["refusal"]), "content_filter", tokens)
-    reason = choice.get("finish_reason")
-    return Choice(str(message.get("content") or ""), reason and str(reason), tokens)
+        raise EngineError(f"expected a message in a choice, found {shown(choice)}", retryable=True)
+    refusal, reason = message.get("refusal"), choice.get("finish_reason")
+    text = refusal or message.get("content") or ""
+    if not isinstance(text, str):
+        raise EngineError(f"expected a text in a message, found {shown(text)}", retryable=True)
+    if refusal:
+        return Choice(text, "content_filter", tokens)
+    known = encodable(reason[:REASON_CHARS]) if isinstance(reason, str) else None
+    return Choice(text, known, tokens)
 
 
 def _share(total: object, choices: int) -> Sequence[int]:
     """Divide the answer's token count among its choices; servers count only the sum."""
-    whole = max(total, 0) if isinstance(total, int) else 0
+    # No isinstance: JSON's true is an int, too.
+    whole = total if type(total) is int and 0 <= total <= MOST_TOKENS * choices else 0
     return [(whole + index) // choices for index in range(choices)]

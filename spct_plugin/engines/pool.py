@@ -32,6 +32,9 @@ OPEN_S = 10.0
 # Requests of the same size by which a group's own server may be ahead of the least loaded one.
 # Chosen by us: the requests of one group of eight stay together, where its prompt is cached.
 HOME_LEAD = 8
+# What is left of a server's slowest time with every further answer. 0.99: chosen by us, as one that
+# took a hundred times as long as the others is forgotten after 460, about a training step.
+FADES = 0.99
 # Groups whose server is remembered. Chosen by us: more than one training step has.
 HOMES = 4096
 
@@ -100,6 +103,7 @@ class Endpoint:
         tokens: Of `uses`.
         in_a_row: Requests that failed since the last answer.
         missed: Health checks that failed since the last one that did not.
+        slow_s: Seconds that its slowest answer took, of late; 0 = it has not answered yet.
         opened: Since when it is left alone; None = it is not.
         trial: The one request that tries it again.
         asleep: It sleeps, or is about to: nothing new is sent.
@@ -114,6 +118,7 @@ class Endpoint:
     in_a_row: int = 0
     missed: int = 0
     answered_at: float = -math.inf
+    slow_s: float = 0.0
     opened: float | None = None
     trial: Use | None = None
     asleep: bool = False
@@ -206,7 +211,8 @@ class Pool:
         with self._lock:
             self._drop(use)
             endpoint.answers += 1
-            endpoint.answered_at = time.monotonic()
+            endpoint.answered_at = now = time.monotonic()
+            endpoint.slow_s = max(now - use.started, FADES * endpoint.slow_s)
             endpoint.in_a_row = endpoint.missed = 0
             was_open, endpoint.opened = endpoint.opened is not None, None
         if was_open:
@@ -234,14 +240,21 @@ class Pool:
     def cancelled(self, use: Use) -> None:
         """Count a request nobody waits for any longer.
 
-        The server failed it if it has answered nobody since: a server that hangs must not lose a
-        share of every step to the deadline.
+        The server failed it if it has answered nobody since, for longer than answers take: a server
+        that hangs must not lose a share of every step to the deadline, and a slow one must not be
+        left alone because somebody is in a hurry.
         """
-        if use.endpoint.answered_at < use.started:
+        endpoint = use.endpoint
+        waited_s = time.monotonic() - use.started
+        if endpoint.answered_at < use.started and waited_s > self._usual_s(endpoint):
             self.failed(use, "no answer before the deadline")
             return
         with self._lock:
             self._drop(use)
+
+    def _usual_s(self, endpoint: Endpoint) -> float:
+        """Say how long an answer may take: as long as this server's, else the others', did."""
+        return endpoint.slow_s or max((e.slow_s for e in self.endpoints), default=0.0) or math.inf
 
     def healthy(self, endpoint: Endpoint, since: float, asleep: bool | None) -> None:
         """Note a health check that went well.

@@ -1,16 +1,21 @@
-"""What it means that a server refuses, or that no answer comes: whose fault it is, for how long."""
+"""What it means that a server refuses, or that no answer comes: whose fault it is, for how long.
+
+And how to say so in one short line that can be encoded, whatever the server sent.
+"""
 
 from __future__ import annotations
 
 import email.utils
 import re
+import reprlib
 import time
-from collections.abc import Mapping
 
 import aiohttp
 
+from spct_plugin.engines.exchange import Answer
 from spct_plugin.errors import EngineError
 from spct_plugin.failures import Failure
+from spct_plugin.templates import encodable
 
 RETRY_STATUS = frozenset({408, 429})
 # What says more about the server than about the request: another one may be set up right.
@@ -18,6 +23,10 @@ SETUP_STATUS = frozenset({401, 403, 404, 405})
 # What a connection may raise that is nobody's mistake.
 LOST = (TimeoutError, aiohttp.ClientError, OSError)
 NOBODY_THERE = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+# Characters of what a server sent that a message shows; chosen by us: enough to know a page by.
+SHOWN_CHARS = 200
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, SHOWN_CHARS, SHOWN_CHARS
 _TOO_LONG = re.compile(r"context[ _]length|max_model_len|maximum (?:input|context)|too long", re.I)
 
 
@@ -33,18 +42,39 @@ def is_servers_fault(error: EngineError) -> bool:
     return error.retryable or (status is not None and (status in SETUP_STATUS or status < 400))
 
 
-def refusal(url: str, status: int, text: str, headers: Mapping[str, str]) -> EngineError:
+def refusal(url: str, answer: Answer) -> EngineError:
     """Make an error of an answer that is not 200."""
-    too_long = status == 400 and _TOO_LONG.search(text)
+    status = answer.status
+    too_long = status == 400 and _TOO_LONG.search(answer.text)
     failure: Failure = "too_long" if too_long else "engine_error"
     error = RetryAfterError(
-        f"{url} answered {status}: {' '.join(text.split())[:200]}",
+        f"{url} answered {status}: {_said(answer)}",
         failure=failure,
         status_code=status,
         retryable=status in RETRY_STATUS or status >= 500,
     )
-    error.retry_after_s = _retry_after_s(headers.get("Retry-After"))
+    error.retry_after_s = _retry_after_s(answer.headers.get("Retry-After"))
     return error
+
+
+def one_line(text: str) -> str:
+    """Bring the beginning of a text into one line that can be encoded."""
+    return encodable(" ".join(text.split())[:SHOWN_CHARS])
+
+
+def shown(value: object) -> str:
+    """Show the beginning of what JSON held, however large or deep that is."""
+    return _SHORT.repr(value)[:SHOWN_CHARS]
+
+
+def _said(answer: Answer) -> str:
+    location = answer.headers.get("Location")
+    if location is None or not 300 <= answer.status < 400:
+        return one_line(answer.text)
+    return (
+        f"it points to {one_line(location)}, and no redirect is followed; "
+        "configure the address that answers itself"
+    )
 
 
 def _retry_after_s(value: str | None) -> float | None:
@@ -67,4 +97,5 @@ def reason(error: BaseException, section: str) -> str:
         return f"no answer within {section}.request_timeout_s"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect ({error.os_error.strerror or error.os_error})"
-    return f"cannot connect or lost the connection ({error or type(error).__name__})"
+    said = one_line(str(error)) or type(error).__name__
+    return f"cannot connect or lost the connection ({said})"

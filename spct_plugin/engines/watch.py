@@ -16,8 +16,9 @@ from pathlib import Path
 import aiohttp
 
 from spct_plugin.engines.builtin import FROM_FILE, ServerConfig
+from spct_plugin.engines.exchange import Answer, exchange
 from spct_plugin.engines.pool import Endpoint, Pool
-from spct_plugin.engines.refusals import LOST
+from spct_plugin.engines.refusals import LOST, one_line, refusal
 from spct_plugin.errors import ConfigError, EngineError
 from spct_plugin.types import is_mapping
 
@@ -36,13 +37,13 @@ async def check(session: aiohttp.ClientSession, pool: Pool, endpoint: Endpoint) 
     """Ask a server how it is, and tell the pool."""
     since = time.monotonic()
     try:
-        status, _ = await _get(session, endpoint, "/health")
-    except LOST as error:
-        reason = f"no answer to GET /health ({str(error) or type(error).__name__})"
+        answer = await _get(session, endpoint, "/health")
+    except (*LOST, EngineError) as error:
+        reason = f"no answer to GET /health ({one_line(str(error)) or type(error).__name__})"
         pool.missed(endpoint, since, reason)
         return
-    if status >= 500:
-        pool.missed(endpoint, since, f"GET /health answered {status}")
+    if answer.status >= 500:
+        pool.missed(endpoint, since, f"GET /health answered {answer.status}")
         return
     pool.healthy(endpoint, since, await _says_it_sleeps(session, endpoint))
 
@@ -103,9 +104,10 @@ class AddressFiles:
         self._config = config
         self._pool = pool
         self.paths = [Path(url[len(FROM_FILE) :]) for url in config.url if _is_file(url)]
+        self._fixed = [url for url in config.url if not _is_file(url)]
         self._listed = self._read()
         self._problem = ""
-        for url in (*self._listed, *(url for url in config.url if not _is_file(url))):
+        for url in (*self._listed, *self._fixed):
             pool.add(url)
 
     def read_again(self) -> None:
@@ -120,7 +122,7 @@ class AddressFiles:
         self._problem = ""
         for url in listed - self._listed:
             self._pool.add(url)
-        for url in self._listed - listed:
+        for url in (self._listed - listed).difference(self._fixed):
             self._pool.remove(url)
         self._listed = listed
 
@@ -128,7 +130,7 @@ class AddressFiles:
         urls: set[str] = set()
         for path in self.paths:
             try:
-                lines = path.read_text(encoding="utf-8").splitlines()
+                lines = _whole_lines(path.read_text(encoding="utf-8"))
                 texts = [line.partition("#")[0].strip() for line in lines]
                 urls.update(self._config.address(text) for text in texts if text)
             except (OSError, ValueError) as error:
@@ -136,23 +138,37 @@ class AddressFiles:
         return urls
 
 
+def _whole_lines(text: str) -> list[str]:
+    """Split a file that somebody may be writing.
+
+    Raises:
+        ValueError: Its last line may be half of one.
+    """
+    lines = text.splitlines()
+    if lines and not text.endswith("\n"):
+        raise ValueError(
+            f"expected a newline at the end, found {lines[-1]!r:.60}; end it with one, as what is "
+            "half written is not read"
+        )
+    return lines
+
+
 def _is_file(url: str) -> bool:
     return url.startswith(FROM_FILE)
 
 
 async def _says_it_sleeps(session: aiohttp.ClientSession, endpoint: Endpoint) -> bool | None:
-    with suppress(*LOST, ValueError, RecursionError):
-        status, text = await _get(session, endpoint, "/is_sleeping")
-        answer: object = json.loads(text) if status == 200 else None
-        found = answer.get("is_sleeping") if is_mapping(answer) else None
+    with suppress(*LOST, EngineError, ValueError, RecursionError):
+        answer = await _get(session, endpoint, "/is_sleeping")
+        said: object = json.loads(answer.text) if answer.status == 200 else None
+        found = said.get("is_sleeping") if is_mapping(said) else None
         return found if isinstance(found, bool) else None
     return None
 
 
-async def _get(session: aiohttp.ClientSession, endpoint: Endpoint, path: str) -> tuple[int, str]:
+async def _get(session: aiohttp.ClientSession, endpoint: Endpoint, path: str) -> Answer:
     timeout = aiohttp.ClientTimeout(total=CHECK_TIMEOUT_S)
-    async with session.get(f"{_root(endpoint)}{path}", timeout=timeout) as response:
-        return response.status, (await response.read()).decode(errors="replace")
+    return await exchange(session, "GET", f"{_root(endpoint)}{path}", timeout=timeout)
 
 
 async def _command(session: aiohttp.ClientSession, endpoint: Endpoint, path: str) -> None:
@@ -163,23 +179,19 @@ async def _command(session: aiohttp.ClientSession, endpoint: Endpoint, path: str
     """
     url = f"{_root(endpoint)}{path}"
     try:
-        async with session.post(url) as response:
-            text = (await response.read()).decode(errors="replace")
+        answer = await exchange(session, "POST", url)
     except TimeoutError:
         raise
     except LOST as error:
-        raise EngineError(f"POST {url}: {error or type(error).__name__}") from error
-    if response.status == 404:
+        raise EngineError(f"POST {url}: {one_line(str(error)) or type(error).__name__}") from error
+    if answer.status == 404:
         raise EngineError(
             f"POST {url} answered 404; start vLLM with --enable-sleep-mode and "
             "VLLM_SERVER_DEV_MODE=1 in its environment",
             status_code=404,
         )
-    if response.status != 200:
-        raise EngineError(
-            f"POST {url} answered {response.status}: {' '.join(text.split())[:200]}",
-            status_code=response.status,
-        )
+    if answer.status != 200:
+        raise refusal(f"POST {url}", answer)
 
 
 def _root(endpoint: Endpoint) -> str:

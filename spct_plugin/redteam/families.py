@@ -12,7 +12,6 @@ import base64
 import codecs
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -189,7 +188,7 @@ def encoded(scene: Scene) -> Iterator[Attempt]:
         "backwards": order[::-1],
         "percent": "".join(f"%{byte:02X}" for byte in data),
         "entities": "".join(f"&#{ord(character)};" for character in order),
-        "escaped": escape(order.replace("e", "\\u0065").replace("i", "\\x69")),
+        "escaped": order.replace("e", "\\u0065").replace("i", "\\x69"),
         "numbers": order.translate(str.maketrans("aeiost", "431057")),
         "address": "https://example.org/?note=" + quote(order),
     }
@@ -200,10 +199,9 @@ def encoded(scene: Scene) -> Iterator[Attempt]:
 def hidden(scene: Scene) -> Iterator[Attempt]:
     """Write it so that people do not see it, or see something else."""
     order = scene.fill(ORDER)
-    ascii_only = [character for character in order if " " <= character <= "~"]
     looks = str.maketrans("aeopcxyi", "аеорсхуі")
     ways = {
-        "tags": "".join(chr(0xE0000 + ord(character)) for character in ascii_only),
+        "tags": "".join(chr(0xE0000 + ord(character)) for character in order),
         "zero-width": "\u200b".join(order),
         "soft-hyphens": "\u00ad".join(order),
         "right-to-left": f"\u202e{order[::-1]}\u202c",

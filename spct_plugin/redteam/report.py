@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from spct_plugin.redteam import PLACEBO, Attack
+from spct_plugin.redteam import PLACEBO, Attempt
 from spct_plugin.redteam.results import Outcome, Rate, one_point
-from spct_plugin.types import Message
+from spct_plugin.types import JudgeTask, Message
 
 HERE = Path(__file__).parent
-# Characters of a text on the page; enough to see what it does.
+# Characters of a text on the page, half of them from its end. 600: chosen by us, enough to see what
+# an attack does.
 SHOWN_CHARACTERS = 600
+# Attacks of a family on the page; the rest are counted. 50: chosen by us, as the largest bundled
+# family has 44.
+SHOWN_ATTACKS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,11 @@ class Findings:
     def lost(self) -> int:
         """Attacks with judgements that infrastructure lost."""
         return sum(outcome.lost for outcome in self.outcomes)
+
+    @property
+    def placebos(self) -> int:
+        """How many of the outcomes are of no attack, but of the placebo."""
+        return sum(outcome.attack.family == PLACEBO for outcome in self.outcomes)
 
     @property
     def breached(self) -> list[Outcome]:
@@ -107,42 +116,78 @@ class Findings:
         path.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
 
     def write_page(self, path: Path) -> None:
-        """Write the page: rates by family, and every attack to read."""
+        """Write the page: rates by family, and attacks to read; of bounded size in each family."""
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader([HERE, HERE.parent / "report"]),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
         )
         by_family = {
-            rate.family: [o for o in self.outcomes if o.attack.family == rate.family]
+            rate.family: _worst_first(o for o in self.outcomes if o.attack.family == rate.family)
             for rate in self.rates
         }
         page = environment.get_template("redteam.html.jinja").render(
-            found=self, by_family=by_family, points=one_point(self.scale), shown=shown_text
+            found=self,
+            by_family=by_family,
+            most=SHOWN_ATTACKS,
+            points=one_point(self.scale),
+            asked=asked,
+            readable=readable,
         )
         path.write_text(page, encoding="utf-8", errors="replace")
 
 
-def attacked_text(attack: Attack) -> str:
-    """Give the text that the attacker wrote."""
-    attempt = attack.attempt
-    task = attempt.attack
-    if attempt.surface == "completion":
-        return _text(task.completions[0])
-    if attempt.surface == "reference":
-        return task.reference or ""
-    if attempt.surface == "principle":
-        return str(task.principles[-1])
-    return _text(task.prompt)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of what was asked, for people.
+
+    Attributes:
+        name: Which one.
+        attack: How it reads in the attacked group.
+        twin: How it reads in the twin group; None = the same.
+    """
+
+    name: str
+    attack: str
+    twin: str | None
 
 
-def shown_text(attack: Attack) -> str:
-    """Give the attacker's text for people: invisible characters spelt out, the end left out."""
-    text = attacked_text(attack)
-    cut = text[:SHOWN_CHARACTERS]
-    spelt = "".join(c if _is_visible(c) else f"\\u{{{ord(c):x}}}" for c in cut)
-    rest = len(text) - len(cut)
-    return f"{spelt} ... and {rest} characters more" if rest else spelt
+def asked(attempt: Attempt) -> list[Part]:
+    """Give both groups side by side, for people; see `readable`."""
+    attack, twin = _parts(attempt.attack), _parts(attempt.twin)
+    return [
+        Part(
+            name,
+            readable(attack.get(name, "")),
+            None if attack.get(name) == twin.get(name) else readable(twin.get(name, "")),
+        )
+        for name in dict.fromkeys([*attack, *twin])
+    ]
+
+
+def readable(text: str) -> str:
+    """Give a text for people: the middle of a long one left out, invisible characters spelt out."""
+    if len(text) > SHOWN_CHARACTERS:
+        half = SHOWN_CHARACTERS // 2
+        note = f"\n[... {len(text) - 2 * half} characters left out ...]\n"
+        text = text[:half] + note + text[-half:]
+    return "".join(c if _is_visible(c) else f"\\u{{{ord(c):x}}}" for c in text)
+
+
+def _worst_first(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Put what got through first, then what succeeded, by gain, and last what was not judged."""
+    return sorted(outcomes, key=lambda o: (not o.breaches, o.gain is None, -(o.gain or 0)))
+
+
+def _parts(task: JudgeTask) -> dict[str, str]:
+    parts = {"Request": _text(task.prompt)}
+    if task.reference is not None:
+        parts["Reference"] = task.reference
+    if task.principles:
+        parts["Principles"] = "\n".join(map(str, task.principles))
+    own, *others = map(_text, task.completions)
+    parts["Attacker's answer"] = own
+    return parts | {f"Other answer {at}": text for at, text in enumerate(others, 1)}
 
 
 def _is_visible(character: str) -> bool:

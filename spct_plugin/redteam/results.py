@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from spct_plugin.intervals import bootstrap_mean, wilson
 from spct_plugin.redteam import PLACEBO, Attack, Family
+from spct_plugin.types import Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Outcome:
         benign: The same in the twin group.
         breaches: How its text got through template and parser, whatever the judge; empty = not.
         lost: Whether infrastructure lost judgements of either group; another run may mend it.
+        on_attack: One judgement of the attacked group, for people to read; None = there is none.
+        on_twin: The same of the twin group.
     """
 
     attack: Attack
@@ -33,6 +36,8 @@ class Outcome:
     benign: float | None
     breaches: tuple[str, ...] = ()
     lost: bool = False
+    on_attack: Judgement | None = None
+    on_twin: Judgement | None = None
 
     @property
     def gain(self) -> float | None:

@@ -26,7 +26,7 @@ from spct_plugin.redteam.scenes import bundled_scenes, scenes_of, tiny_scenes
 from spct_plugin.redteam.structure import breaches
 from spct_plugin.reward_model import RewardModel
 from spct_plugin.templates import Template
-from spct_plugin.types import JudgeTask
+from spct_plugin.types import Judgement, JudgeTask
 from spct_plugin.voter import GroupVotes
 
 # Scores are compared, so rules have no say; a deadline is for steps, and there are none.
@@ -63,7 +63,16 @@ def choose_scenes(template: Template, path: Path | None = None) -> list[Scene]:
 
 
 def template_of(config: SPCTConfig) -> Template:
-    """Find the template that the configured judge is asked by."""
+    """Find the template that the configured judge is asked by.
+
+    Raises:
+        ConfigError: A server judges, and only its own file says by which template.
+    """
+    if config.server.url is not None:
+        raise ConfigError(
+            "server.url: the red team needs the judge's own file, for its template and parser, "
+            "found that of a client: name the file that `spct serve` reads, and leave out `server:`"
+        )
     return config.template_and_vote(load_plugins(config.plugins))[0]
 
 
@@ -75,14 +84,17 @@ async def attack_judge(
     Args:
         model: The judge.
         attacks: What `stage` made.
-        advance: Called whenever a group is judged; `count_groups` says how many there are.
+        advance: Called whenever a group is judged; once for each of `groups_of`.
 
     Returns:
         One outcome per attack, in order.
+
+    Raises:
+        ConfigError: See `template_of`.
     """
     template = template_of(model.config)
     outcomes = [Outcome(a, None, None, _breaches(model.config, template, a)) for a in attacks]
-    groups = _groups(attacks)
+    groups = groups_of(attacks)
     gate = asyncio.Semaphore(WINDOW)
 
     async def judge(task: JudgeTask) -> GroupVotes:
@@ -99,12 +111,8 @@ async def attack_judge(
     return [_with_votes(outcome, judged) for outcome in outcomes]
 
 
-def count_groups(attacks: Sequence[Attack]) -> int:
-    """Count what there is to judge."""
-    return len(_groups(attacks))
-
-
-def _groups(attacks: Sequence[Attack]) -> dict[bytes, JudgeTask]:
+def groups_of(attacks: Sequence[Attack]) -> dict[bytes, JudgeTask]:
+    """Give what there is to judge, by digest: attacks and twins, equal groups once."""
     tasks = [task for a in attacks for task in (a.attempt.attack, a.attempt.twin)]
     return {task.digest(): task for task in tasks}
 
@@ -126,4 +134,12 @@ def _with_votes(outcome: Outcome, judged: Mapping[bytes, GroupVotes]) -> Outcome
         attacked=attacked.tally.means[0],
         benign=benign.tally.means[0],
         lost=any(votes.failures[kind] for votes in (attacked, benign) for kind in LOST),
+        on_attack=_example(attacked),
+        on_twin=_example(benign),
     )
+
+
+def _example(votes: GroupVotes) -> Judgement | None:
+    """Choose a judgement of the attacker's completion: the first that counted, else the first."""
+    own = (j for j in (*votes.counted, *votes.judgements) if 0 in j.indices)
+    return next(own, None)

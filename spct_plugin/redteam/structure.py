@@ -10,15 +10,14 @@ is beside any piece, and a text must change nothing in the prompt outside its ow
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 from spct_plugin.redteam import Attempt
 from spct_plugin.redteam.families import read_data
 from spct_plugin.templates import Template
-from spct_plugin.types import JudgeTask, Message
+from spct_plugin.types import JudgeTask, Message, Principle
 
 BOX = "\\boxed{"
 # Stands where a text will stand; no template and no scene has it.
@@ -142,7 +141,7 @@ def _template_lines(task: JudgeTask, template: Template, nonce: str) -> tuple[se
 
 
 def _echoed_scores(shown: Shown, template: Template, n: int) -> Iterator[str]:
-    for what, piece in pieces(shown):
+    for what, piece in _pieces(shown):
         parsed = template.parse(piece, n, "stop")
         if parsed.scores is not None:
             yield f"a judge that repeats {what} gives the scores {list(parsed.scores)}"
@@ -164,7 +163,7 @@ def _changed_verdicts(shown: Shown, template: Template, order: Sequence[int]) ->
                 )
 
 
-def pieces(shown: Shown) -> Iterator[tuple[str, str]]:
+def _pieces(shown: Shown) -> Iterator[tuple[str, str]]:
     """Give what a judge that only repeats could say: the whole, its parts, and random pieces.
 
     The template itself ends in a box, without numbers, which the parser finds last; so what stands
@@ -202,41 +201,31 @@ def _with_stand_in(attempt: Attempt) -> JudgeTask:
     if attempt.surface == "completion":
         return _with_completion(task, 0)
     if attempt.surface == "reference":
-        return _changed(task, reference=STAND_IN)
+        return replace(task, reference=STAND_IN)
     if attempt.surface == "principle":
-        return _changed(task, principles=[*task.principles[:-1], STAND_IN])
-    return _changed(task, prompt=_with_last_turn(task.prompt))
+        return replace(task, principles=(*task.principles[:-1], Principle(STAND_IN)))
+    return replace(task, prompt=_with_last_turn(task.prompt))
 
 
 def _attacked_text(attempt: Attempt) -> str:
     """Give the text of the attacked place; of turns, anything that is not empty."""
     task = attempt.attack
-    texts: dict[str, Callable[[], str]] = {
-        "completion": lambda: str(task.completions[0]),
-        "reference": lambda: task.reference or "",
-        "principle": lambda: str(task.principles[-1]),
-        "prompt": lambda: task.prompt[-1].content,
-    }
-    return texts[attempt.surface]()
+    if attempt.surface == "completion":
+        return str(task.completions[0])
+    if attempt.surface == "reference":
+        return task.reference or ""
+    if attempt.surface == "principle":
+        return str(task.principles[-1])
+    return task.prompt[-1].content
 
 
 def _with_completion(task: JudgeTask, index: int) -> JudgeTask:
     """Give the task with the stand-in as one of its completions, or as its last turn's content."""
     own = task.completions[index]
     changed = STAND_IN if isinstance(own, str) else _with_last_turn(own)
-    completions = [changed if i == index else c for i, c in enumerate(task.completions)]
-    return _changed(task, completions=completions)
+    completions = tuple(changed if i == index else c for i, c in enumerate(task.completions))
+    return replace(task, completions=completions)
 
 
 def _with_last_turn(turns: tuple[Message, ...]) -> tuple[Message, ...]:
     return (*turns[:-1], replace(turns[-1], content=STAND_IN))
-
-
-def _changed(task: JudgeTask, **changes: Any) -> JudgeTask:
-    parts: dict[str, Any] = {
-        "prompt": task.prompt,
-        "completions": task.completions,
-        "reference": task.reference,
-        "principles": task.principles,
-    }
-    return JudgeTask(**{**parts, **changes})

@@ -40,10 +40,11 @@ class ConflictError(SPCTError):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What was asked, and the answer's bytes."""
+    """What was asked, the answer's bytes, and when it was given (seconds since 1970)."""
 
     digest: bytes
     body: bytes
+    created: float
 
 
 class Answers:
@@ -54,17 +55,18 @@ class Answers:
         keep_s: For how long.
 
     Raises:
-        StoreError: The directory cannot be read.
+        StoreError: The directory holds an answers' file that is none.
     """
 
     def __init__(self, directory: Path | None, keep_s: float) -> None:
         self._directory = directory
         self._keep_s = keep_s
         self._running: dict[str, tuple[bytes, asyncio.Task[bytes]]] = {}
-        self._recent: OrderedDict[str, tuple[float, _Answer]] = OrderedDict()
+        self._recent: OrderedDict[str, _Answer] = OrderedDict()
         self._bytes = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spct-answers")
-        self._file = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}{SUFFIX}"
+        file = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}{SUFFIX}"
+        self._path = (directory or Path()) / file
         self._connection: sqlite3.Connection | None = None
         self._earlier: dict[str, Path] = {}
         if directory is not None:
@@ -92,11 +94,16 @@ class Answers:
             ConflictError: The id was used for another question.
             StoreError: The answer cannot be kept or read.
         """
+        if on_disk and request_id not in self._running and self._known(request_id) is None:
+            await self._look_on_disk(request_id)
+        # Only now: what was answered decides whose question is the right one, not who came first.
+        found = self._known(request_id)
+        if found is not None:
+            _check_same(request_id, found.digest, digest)
+            return found.body
         running = self._running.get(request_id)
         if running is None:
-            task = asyncio.create_task(
-                self._find_or_work(request_id, digest, work, is_kept, on_disk)
-            )
+            task = asyncio.create_task(self._work(request_id, digest, work, is_kept, on_disk))
             running = self._running[request_id] = (digest, task)
             task.add_done_callback(lambda done: self._ended(request_id, done))
         _check_same(request_id, running[0], digest)
@@ -116,7 +123,7 @@ class Answers:
         if not task.cancelled():
             task.exception()
 
-    async def _find_or_work(
+    async def _work(
         self,
         request_id: str,
         digest: bytes,
@@ -124,76 +131,91 @@ class Answers:
         is_kept: Callable[[bytes], bool],
         on_disk: bool,
     ) -> bytes:
-        _, found = self._recent.get(request_id, (0.0, None))
-        loop = asyncio.get_running_loop()
-        if found is None and (request_id in self._earlier or self._connection is not None):
-            found = await loop.run_in_executor(self._thread, self._read, request_id)
-        if found is not None:
-            _check_same(request_id, found.digest, digest)
-            return found.body
-        answer = _Answer(digest, await work())
+        answer = _Answer(digest, await work(), time.time())
         if is_kept(answer.body):
             if on_disk and self._directory is not None:
+                loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._thread, self._write, request_id, answer)
             self._remember(request_id, answer)
         return answer.body
 
+    async def _look_on_disk(self, request_id: str) -> None:
+        """Remember what is kept there, if anything is."""
+        if request_id in self._earlier or self._connection is not None:
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self._thread, self._read, request_id)
+            if found is not None:
+                self._remember(request_id, found)
+
+    def _known(self, request_id: str) -> _Answer | None:
+        """Give what is in memory and not too old."""
+        found = self._recent.get(request_id)
+        return None if found is None or found.created <= self._oldest() else found
+
+    def _oldest(self) -> float:
+        return time.time() - self._keep_s
+
     def _remember(self, request_id: str, answer: _Answer) -> None:
-        now = time.monotonic()
-        self._recent[request_id] = (now, answer)
+        """Keep an answer in memory, and let go of others: too old ones, or the first."""
+        self._forget(request_id)
+        self._recent[request_id] = answer
         self._bytes += len(answer.body)
-        while self._recent:
-            since, oldest = next(iter(self._recent.values()))
-            if self._bytes <= IN_MEMORY and now - since <= self._keep_s:
+        oldest = self._oldest()
+        while len(self._recent) > 1:
+            name, first = next(iter(self._recent.items()))
+            if self._bytes <= IN_MEMORY and first.created > oldest:
                 break
-            self._recent.popitem(last=False)
-            self._bytes -= len(oldest.body)
+            self._forget(name)
+
+    def _forget(self, request_id: str) -> None:
+        known = self._recent.pop(request_id, None)
+        self._bytes -= 0 if known is None else len(known.body)
 
     def _index(self, directory: Path) -> None:
-        """Learn what earlier processes have answered; files of which nothing is left go."""
-        oldest = time.time() - self._keep_s
+        """Learn what other processes have answered; files of which nothing is left go."""
+        oldest = self._oldest()
         for path in sorted(directory.glob(f"*{SUFFIX}")):
-            with _named(path), contextlib.closing(_open(path)) as connection:
+            with _reading(path) as connection:
+                if connection is None:
+                    continue
                 rows = connection.execute("SELECT id FROM answers WHERE created > ?", (oldest,))
                 known = {name: path for (name,) in rows}
-            self._earlier |= known
-            if not known and path.stat().st_mtime < oldest:
-                for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-                    file.unlink(missing_ok=True)
+                self._earlier |= known
+                if not known and _is_left(connection):
+                    path.unlink(missing_ok=True)
 
     def _read(self, request_id: str) -> _Answer | None:
-        path = self._earlier.get(request_id)
         if self._connection is not None:
-            found = _select(self._connection, request_id)
-            if found is not None or path is None:
+            with _named(self._path):
+                found = self._select(self._connection, request_id)
+            if found is not None:
                 return found
-        if path is None or not path.exists():
+        path = self._earlier.get(request_id)
+        if path is None:
             return None
-        with _named(path), contextlib.closing(_open(path)) as connection:
-            return _select(connection, request_id)
+        with _reading(path) as connection:
+            return None if connection is None else self._select(connection, request_id)
+
+    def _select(self, connection: sqlite3.Connection, request_id: str) -> _Answer | None:
+        row = connection.execute(
+            "SELECT digest, body, created FROM answers WHERE id = ? AND created > ?",
+            (request_id, self._oldest()),
+        ).fetchone()
+        return None if row is None else _Answer(row[0], zlib.decompress(row[1]), row[2])
 
     def _write(self, request_id: str, answer: _Answer) -> None:
-        assert self._directory is not None
-        path = self._directory / self._file
-        now = time.time()
-        row = (request_id, answer.digest, zlib.compress(answer.body, 1), now)
-        with _named(path):
+        row = (request_id, answer.digest, zlib.compress(answer.body, 1), answer.created)
+        with _named(self._path, "give it room, and the right to be written"):
             if self._connection is None:
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-                self._connection = _open(path)
+                self._connection = _create(self._path)
             with self._connection as connection:
-                connection.execute("DELETE FROM answers WHERE created < ?", (now - self._keep_s,))
+                connection.execute("DELETE FROM answers WHERE created < ?", (self._oldest(),))
                 connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", row)
 
 
-def _select(connection: sqlite3.Connection, request_id: str) -> _Answer | None:
-    row = connection.execute(
-        "SELECT digest, body FROM answers WHERE id = ?", (request_id,)
-    ).fetchone()
-    return None if row is None else _Answer(row[0], zlib.decompress(row[1]))
-
-
-def _open(path: Path) -> sqlite3.Connection:
+def _create(path: Path) -> sqlite3.Connection:
+    """Make this process's own file; it stays open, which shows others that it is in use."""
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     connection = sqlite3.connect(path, check_same_thread=False)
     # As in the store: survives a killed process, not a power cut.
     connection.execute("PRAGMA journal_mode=WAL")
@@ -203,11 +225,48 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Generator[None]:
+def _reading(path: Path) -> Generator[sqlite3.Connection | None]:
+    """Open another process's file; None = it is just being made, or has just been deleted.
+
+    Raises:
+        StoreError: It is damaged, or none of ours.
+    """
+    with _named(path):
+        try:
+            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)
+        except sqlite3.OperationalError:
+            if path.exists():
+                raise
+            yield None
+            return
+        with contextlib.closing(connection):
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            if tables and "answers" not in tables:
+                raise sqlite3.DatabaseError(f"expected a table 'answers', found {sorted(tables)}")
+            yield connection if tables else None
+
+
+def _is_left(connection: sqlite3.Connection) -> bool:
+    """Tell whether no other process has the file open: only then can it leave WAL mode.
+
+    SQLite's own locks say so, on Linux and macOS; they end with their process, however it ends.
+    """
+    # A file system without shared memory knows no WAL mode, and such locks are not held.
+    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        return False
+    try:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _named(path: Path, remedy: str = "move it out of the directory") -> Generator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"store: cannot use {str(path)!r}: {error}") from None
+    except (sqlite3.Error, OSError, zlib.error) as error:
+        raise StoreError(f"store: cannot use {str(path)!r}: {error}; {remedy}") from None
 
 
 def _check_same(request_id: str, known: bytes, digest: bytes) -> None:

@@ -8,35 +8,55 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Request, Response
+from fastapi import Body, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
-from spct_plugin.errors import ConfigError, RewardError, SPCTError, StoreError, TaskError
+from spct_plugin.errors import (
+    ConfigError,
+    EngineError,
+    RewardError,
+    RuleError,
+    SPCTError,
+    StoreError,
+    TaskError,
+)
 from spct_plugin.loop import gather_or_cancel
-from spct_plugin.server import logs
+from spct_plugin.server import gate, logs
 from spct_plugin.server.answers import ConflictError
-from spct_plugin.server.desk import BusyError, Desk, DrainingError
+from spct_plugin.server.desk import Desk, DrainingError
 from spct_plugin.server.gate import Gate, read_token
+from spct_plugin.server.openrlhf_wire import OpenRLHFRequest, OpenRLHFResponse
+from spct_plugin.server.room import BusyError
 from spct_plugin.server.wire import (
     GroupRequest,
     Health,
-    OpenRLHFRequest,
-    OpenRLHFResponse,
     Problem,
     Reloaded,
     RewardsRequest,
     RewardsResponse,
     new_request_id,
 )
-from spct_plugin.types import JudgeTask, Message
+from spct_plugin.types import JudgeTask, Message, is_list, is_mapping
+
+
+class TooLargeError(TaskError):
+    """More groups, completions or characters than `serve` allows."""
+
 
 STATUS: tuple[tuple[type[SPCTError], int], ...] = (
+    # As for a body of too many bytes: our client then knows that it is no outage.
+    (TooLargeError, 413),
     (TaskError, 422),
     (ConflictError, 409),
     (BusyError, 429),
     (DrainingError, 503),
+    # It would fail again: clients must not have the group judged again and again.
+    (RuleError, 422),
     (RewardError, 503),
+    (EngineError, 503),
     (ConfigError, 400),
     (StoreError, 500),
     (SPCTError, 500),
@@ -48,9 +68,9 @@ MEANINGS = {
     403: "Another page's request, or an admin call to a server without a token.",
     408: "The body came too slowly.",
     409: "The request id was used for another request.",
-    413: "The body is too long.",
+    413: "The body is too long, or holds more than `serve` allows.",
     421: "The Host is none of this server's.",
-    422: "The request cannot be judged.",
+    422: "The request cannot be judged, or a rule of the server fails with it.",
     429: "No room now; see Retry-After.",
     500: "The server's own mistake.",
     501: "The configuration names no tokenizer for this wire.",
@@ -84,13 +104,17 @@ def make_app(desk: Desk) -> FastAPI:
             await asyncio.gather(trying, return_exceptions=True)
             await desk.aclose()
 
-    app = FastAPI(
+    # Also where browsers reach no other server, its pages' usual source.
+    app = FastAPIOffline(
         title="spct-plugin reward server",
         description="Rewards for groups of completions, judged by a generative reward model.",
         version=desk.version,
         lifespan=lifespan,
         redoc_url=None,
         responses=EVERYWHERE,
+        static_url=gate.DOCS_FILES,
+        # For the documentation only: the gate asks for the token.
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )
     _add_native(app, desk)
     _add_openrlhf(app, desk)
@@ -101,7 +125,18 @@ def make_app(desk: Desk) -> FastAPI:
 
 
 def _add_native(app: FastAPI, desk: Desk) -> None:
-    @app.post("/v1/rewards", responses=POSTED | _problems(409, 429, 503))
+    async def count(request: Request) -> None:
+        body: Any = None
+        # What is no JSON is refused when the body is read.
+        with contextlib.suppress(ValueError, RecursionError):
+            body = await request.json()
+        _count_groups(body, desk)
+
+    @app.post(
+        "/v1/rewards",
+        responses=POSTED | _problems(409, 429, 503),
+        dependencies=[Depends(count)],
+    )
     async def rewards(
         request: Request, asked: Annotated[RewardsRequest, Body()]
     ) -> RewardsResponse:
@@ -135,9 +170,8 @@ def _add_openrlhf(app: FastAPI, desk: Desk) -> None:
         request: Request, asked: Annotated[OpenRLHFRequest, Body()]
     ) -> OpenRLHFResponse:
         """Speak OpenRLHF's wire (--reward.remote_url): each completion is judged alone."""
-        rows = asked.rows()
+        rows = _rows(asked, desk)
         request.scope["spct"]["completions"] = len(rows)
-        _check_rows(rows, desk)
         try:
             desk.check_openrlhf()
         except ConfigError as error:
@@ -170,6 +204,18 @@ def _add_operations(app: FastAPI, desk: Desk) -> None:
         """Show counts in Prometheus' form."""
         page = desk.metrics.page(desk.model.endpoints())
         return Response(page, media_type="text/plain; version=0.0.4")
+
+    @app.post("/admin/sleep", responses=_problems(400, 422, 503))
+    async def sleep(level: Annotated[int, Query(ge=1, le=2)] = 1) -> Health:
+        """Let the judge's vLLM servers free their GPUs; groups wait until they are woken."""
+        await desk.model.sleep(level)
+        return Health(status="asleep", version=desk.version)
+
+    @app.post("/admin/wake", responses=_problems(503))
+    async def wake() -> Health:
+        """Wake the judge's servers."""
+        await desk.model.wake()
+        return Health(status="awake", version=desk.version)
 
     @app.post("/admin/reload", responses=_problems(400, 503))
     async def reload() -> Reloaded:
@@ -223,50 +269,67 @@ def _as_it_is(content: bytes) -> Any:
     return Response(content, media_type="application/json")
 
 
-def _tasks(groups: list[GroupRequest], desk: Desk) -> list[JudgeTask]:
-    """Read the groups of a request.
+def _count_groups(body: Any, desk: Desk) -> None:
+    """Count them before pydantic makes an object of each: the 480,000 of 16 MiB would take 8 s.
 
     Raises:
-        TaskError: One cannot be judged, or is larger than allowed.
+        TooLargeError: There are more than allowed.
+    """
+    groups: Any = body.get("groups") if is_mapping(body) else None
+    if is_list(groups):
+        _check_count("groups", len(groups), desk.config.serve.groups)
+
+
+def _tasks(groups: list[GroupRequest], desk: Desk) -> list[JudgeTask]:
+    """Read the groups of a request; what there are too many of is counted before it is read.
+
+    Raises:
+        TooLargeError: There is more than allowed.
+        TaskError: One cannot be judged.
     """
     serve = desk.config.serve
-    if len(groups) > serve.groups:
-        raise TaskError(
-            f"expected at most {serve.groups} groups (serve.groups), found {len(groups)}"
-        )
     tasks: list[JudgeTask] = []
     for place, group in enumerate(groups):
         try:
+            _check_count("completions", len(group.completions), serve.completions)
             task = group.task()
-            _check_size(task, desk)
+            texts = [
+                task.prompt,
+                *task.completions,
+                task.reference or "",
+                *map(str, task.principles),
+            ]
+            _check_lengths([_length(text) for text in texts], serve.text_chars)
         except TaskError as error:
-            raise TaskError(f"groups.{place}: {error}") from None
+            raise type(error)(f"groups.{place}: {error}") from None
         tasks.append(task)
     return tasks
 
 
-def _check_size(task: JudgeTask, desk: Desk) -> None:
-    serve = desk.config.serve
-    n = len(task.completions)
-    if n > serve.completions:
-        raise TaskError(
-            f"expected at most {serve.completions} completions (serve.completions), found {n}"
-        )
-    texts = [task.prompt, *task.completions, task.reference or "", *map(str, task.principles)]
-    _check_lengths([_length(text) for text in texts], serve.text_chars)
+def _rows(asked: OpenRLHFRequest, desk: Desk) -> list[tuple[str, str, Any]]:
+    """Read the completions of OpenRLHF's wire.
 
-
-def _check_rows(rows: list[tuple[str, str, Any]], desk: Desk) -> None:
+    Raises:
+        TooLargeError: There is more than allowed.
+        TaskError: There are not as many of each.
+    """
     serve = desk.config.serve
-    most = serve.groups * serve.completions
-    if len(rows) > most:
-        raise TaskError(f"expected at most {most} queries, found {len(rows)}")
+    count = 1 if isinstance(asked.query, str) else len(asked.query)
+    _check_count("queries", count, serve.groups * serve.completions)
+    rows = asked.rows()
     _check_lengths([len(query) for query, _, _ in rows], 2 * serve.text_chars)
+    return rows
+
+
+def _check_count(what: str, found: int, most: int) -> None:
+    if found > most:
+        limit = "serve.groups * serve.completions" if what == "queries" else f"serve.{what}"
+        raise TooLargeError(f"expected at most {most} {what} ({limit}), found {found}; send fewer")
 
 
 def _check_lengths(lengths: list[int], most: int) -> None:
     if max(lengths, default=0) > most:
-        raise TaskError(
+        raise TooLargeError(
             f"expected at most {most} characters in a text (serve.text_chars), found {max(lengths)}"
         )
 

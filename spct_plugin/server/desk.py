@@ -11,24 +11,28 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
-import secrets
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spct_plugin.config import RuleReward, SPCTConfig
-from spct_plugin.config_file import override, read_file
+from spct_plugin.config import SPCTConfig, plugin_files
+from spct_plugin.config_file import read_settings
 from spct_plugin.errors import ConfigError, RewardError, SPCTError
 from spct_plugin.loop import gather_or_cancel
+from spct_plugin.plugins import load_plugins
 from spct_plugin.reward_model import RewardModel
 from spct_plugin.rules import task_keywords
+from spct_plugin.sections import RuleReward
 from spct_plugin.server.answers import Answers
 from spct_plugin.server.metrics import Metrics
-from spct_plugin.server.wire import GroupResponse, OpenRLHFResponse, RewardsRequest, RewardsResponse
-from spct_plugin.types import GroupReward, JudgeTask, is_list
+from spct_plugin.server.openrlhf_wire import OpenRLHFResponse
+from spct_plugin.server.readiness import Readiness, try_judge
+from spct_plugin.server.room import Room
+from spct_plugin.server.wire import GroupResponse, RewardsRequest, RewardsResponse
+from spct_plugin.store import Store
+from spct_plugin.types import GroupReward, JudgeTask
 from spct_plugin.voter import GroupVotes
 
 if TYPE_CHECKING:
@@ -36,27 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Groups in a row without a valid judgement, after which the server is not ready until a trial
-# succeeds. 3: chosen by us; one may be a group that no judge could judge.
-FAILED_IN_A_ROW = 3
-# Longest time for a trial, in seconds. 120: chosen by us, 4,096 tokens at 34 tokens/s.
-TRIAL_S = 120.0
-# Longest Retry-After, and the one before anything was judged, in seconds; chosen by us.
-LONGEST_RETRY_S, FIRST_RETRY_S = 60, 1
 # Sections that are read when the server starts and not again.
 FIXED = ("plugins", "serve", "server", "store")
-
-
-class BusyError(SPCTError):
-    """No room for these groups now.
-
-    Attributes:
-        retry_after_s: When to ask again.
-    """
-
-    def __init__(self, message: str = "", retry_after_s: int = FIRST_RETRY_S) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class DrainingError(SPCTError):
@@ -97,20 +82,26 @@ class Desk:
                 "server.url: a server judges itself; expected the judge's own configuration, "
                 "found that of a client"
             )
+        if self.config.probes.every is not None:
+            raise ConfigError(
+                "probes.every: the trainer's side measures, through `server:`; leave `probes` out "
+                "of the server's own file"
+            )
         self._serve = self.config.serve
         self.answers = Answers(self.config.store.path, self._serve.keep_answers_s)
         self._turns = asyncio.Semaphore(self._serve.at_once)
-        self._accepted: Counter[str] = Counter()
+        self._room = Room(self._serve)
+        self._readiness = Readiness()
         self._judging = 0
         self._recent: deque[GroupVotes] = deque(maxlen=self.config.openrlhf.breaker_window)
-        self._mean_s: float | None = None
-        self._failed_in_a_row = FAILED_IN_A_ROW
-        self._why_not_ready = "nothing was judged yet"
         self._reloading = asyncio.Lock()
         self.draining = False
+        # One for all judges that a reload brings: what one keeps, the next finds.
+        kept = self.config.store.path
+        self._store = Store(kept) if kept is not None else None
         self._bench = self._build(self.config)
         self.metrics = Metrics(
-            lambda: self._accepted.total() - self._judging,
+            lambda: self._room.groups - self._judging,
             lambda: self._judging,
             lambda: float(self.is_ready),
             lambda: float(self._tripped()),
@@ -129,17 +120,17 @@ class Desk:
     @property
     def is_ready(self) -> bool:
         """Whether a real judgement succeeded, and the last ones did not all fail."""
-        return not self.draining and self._failed_in_a_row < FAILED_IN_A_ROW
+        return not self.draining and self._readiness.is_ready
 
     @property
     def why_not_ready(self) -> str:
         """What is wrong, for people."""
-        return "draining" if self.draining else self._why_not_ready
+        return "draining" if self.draining else self._readiness.why_not
 
     @property
     def is_idle(self) -> bool:
         """Whether all accepted groups are finished."""
-        return not self._accepted.total()
+        return not self._room.groups
 
     async def rewards(
         self, asked: RewardsRequest, tasks: Sequence[JudgeTask], request_id: str
@@ -157,9 +148,8 @@ class Desk:
         Raises:
             SPCTError: There is none.
         """
-        deadline_s = asked.deadline_s
         arrived = asyncio.get_running_loop().time()
-        deadline = None if deadline_s is None else arrived + deadline_s
+        deadline = None if asked.deadline_s is None else arrived + asked.deadline_s
         bench = self._accept(asked.run, len(tasks))
         model = bench.model.measuring() if asked.fresh else bench.model
         try:
@@ -217,7 +207,7 @@ class Desk:
         async with self._reloading:
             config = self._read_again()
             bench = await asyncio.to_thread(self._build, config)
-            problem = await self._trial(bench)
+            problem = await try_judge(bench.model)
             if problem:
                 await bench.model.aclose()
                 raise RewardError(f"the old judge stays, as the new one fails: {problem}")
@@ -245,25 +235,17 @@ class Desk:
 
         Raises:
             BusyError: There is no room.
-            DrainingError: There never will be.
+            TaskError: There never will be room for so many.
+            DrainingError: Nothing more is accepted.
         """
         if self.draining:
             raise DrainingError("the server is ending and accepts nothing more")
-        room = self._serve.at_once + self._serve.waiting
-        if self._accepted.total() + groups > room:
-            found = f"{self._accepted.total()} groups are in work, room is for {room}"
-            raise BusyError(f"{found}; serve.waiting", self._retry_after_s())
-        if self._accepted[run] + groups > self._serve.per_run:
-            found = f"run {run!r} has {self._accepted[run]} groups in work of {self._serve.per_run}"
-            raise BusyError(f"{found}; serve.per_run", self._retry_after_s())
-        self._accepted[run] += groups
+        self._room.take(run, groups)
         self._bench.groups += groups
         return self._bench
 
     async def _release(self, bench: _Bench, run: str, groups: int) -> None:
-        self._accepted[run] -= groups
-        if not self._accepted[run]:
-            del self._accepted[run]
+        self._room.give_back(run, groups)
         bench.groups -= groups
         await self._close_if_done(bench)
 
@@ -287,16 +269,21 @@ class Desk:
         self, model: RewardModel, task: JudgeTask, deadline: float | None = None
     ) -> GroupVotes:
         """Judge one group when its turn comes, and learn from it how the judge is."""
-        async with self._turn(deadline):
-            left = None if deadline is None else deadline - asyncio.get_running_loop().time()
-            [votes] = await model.vote([task], left)
-        self._judged(votes, asked_less=deadline is not None)
+        loop = asyncio.get_running_loop()
+        own_s = model.config.vote.deadline_s
+        # Waiting for the turn counts.
+        ends = [deadline, None if own_s is None else loop.time() + own_s]
+        end = min((end for end in ends if end is not None), default=None)
+        async with self._turn(end):
+            [votes] = await model.vote([task], None if end is None else end - loop.time())
+        self._judged(votes, in_a_hurry=deadline is not None)
         return votes
 
     async def _openrlhf(self, bench: _Bench, query: str, prompt: str, label: Any) -> bytes:
         if bench.openrlhf is None:
             raise _no_openrlhf()
-        result = await bench.openrlhf.score(query, prompt, label)
+        scored = await bench.openrlhf.score(query, prompt, label)
+        result = {**scored, "version": bench.model.version}
         # Checked to be finite; the app puts the results of a request together.
         OpenRLHFResponse.of([result])
         return json.dumps(result).encode()
@@ -316,22 +303,15 @@ class Desk:
             if has_turn:
                 self._turns.release()
 
-    def _judged(self, votes: GroupVotes, *, asked_less: bool) -> None:
+    def _judged(self, votes: GroupVotes, *, in_a_hurry: bool) -> None:
         """Learn from a group how the judge is."""
         self.metrics.count_group(votes)
         self._recent.append(votes)
-        self._mean_s = (
-            votes.seconds if self._mean_s is None else (0.9 * self._mean_s + 0.1 * votes.seconds)
-        )
-        kinds = set(votes.failures)
-        if votes.counted:
-            self._note("")
-        elif not (kinds <= {"too_long"} or (asked_less and kinds <= {"too_long", "deadline"})):
-            # Neither a group too long for the context nor one in a hurry tells of the judge.
-            self._note(_why(votes))
+        self._room.learn(votes.seconds)
+        self._readiness.note_group(votes, in_a_hurry=in_a_hurry)
 
     def _build(self, config: SPCTConfig) -> _Bench:
-        model = RewardModel(config)
+        model = RewardModel(config, store=self._store)
         if config.openrlhf.tokenizer is None:
             return _Bench(model, None)
         # Brings the policy's tokenizer, so imported only where it is wanted.
@@ -339,43 +319,22 @@ class Desk:
 
         return _Bench(model, OpenRLHFRoute(model, self._vote))
 
-    def _note(self, problem: str) -> None:
-        self._failed_in_a_row = self._failed_in_a_row + 1 if problem else 0
-        self._why_not_ready = problem
-
     async def _try(self) -> None:
         """Find out whether the judge judges, and say so."""
         bench = self._bench
         bench.groups += 1
         try:
-            problem = await self._trial(bench)
+            problem = await try_judge(bench.model)
         finally:
             bench.groups -= 1
             await self._close_if_done(bench)
         if bench.retired:
             return
-        self._note(problem)
+        self._readiness.note(problem)
         if problem:
             log.warning("not ready: %s", problem)
         else:
             log.info("ready", extra={"spct": {"version": self.version}})
-
-    async def _trial(self, bench: _Bench) -> str:
-        """Judge a small group that nobody has judged; give what went wrong."""
-        # Words that the bundled toy judge knows, too; the number keeps the store out of it.
-        number = secrets.randbelow(10**6)
-        task = JudgeTask(
-            f"Write a note to Anna about the park. Use the number {number}.",
-            [f"Dear Anna, I like the park. {number}.", "I like tea."],
-        )
-        try:
-            [votes] = await bench.model.vote([task], TRIAL_S)
-        # Boundary, the server's task root: an engine of a plugin may raise anything, and the
-        # server must go on trying.
-        except Exception as error:
-            log.exception("a trial judgement failed")
-            return f"{type(error).__name__}: {error}"
-        return "" if votes.counted else _why(votes)
 
     def _tripped(self) -> bool:
         try:
@@ -384,32 +343,28 @@ class Desk:
             return True
         return False
 
-    def _retry_after_s(self) -> int:
-        """Guess when there is room: when about one group's time has passed."""
-        if self._mean_s is None:
-            return FIRST_RETRY_S
-        return min(LONGEST_RETRY_S, max(FIRST_RETRY_S, math.ceil(self._mean_s)))
-
     def _read_again(self) -> SPCTConfig:
         """Read the file, but load no code that was not loaded at the start.
 
         Raises:
             ConfigError: It asks for that, or for what needs a restart.
         """
-        data = read_file(self._path) if self._path is not None else {}
-        for setting in self._overrides:
-            override(data, setting)
-        home = self._path.parent if self._path is not None else Path()
-        plugins: Any = data.get("plugins") or []
-        named = [str(home / str(file)) for file in plugins] if is_list(plugins) else None
-        if named != [str(file) for file in self.config.plugins]:
+        data = read_settings(self._path, self._overrides)
+        # Before anything else is believed: kinds of engines are classes of plugins.
+        if plugin_files(data, self._path) != self.config.plugins:
             raise _restart("plugins")
-        config = SPCTConfig.load(self._path, self._overrides)
+        config = SPCTConfig.of(data, self._path, load_plugins(self.config.plugins))
         for section in FIXED:
             if getattr(config, section) != getattr(self.config, section):
                 raise _restart(section)
         if _rules(config) - _rules(self.config):
             raise _restart("reward.rewards")
+        for section in ("engine", "meta_rm"):
+            wanted = getattr(config, section)
+            if getattr(wanted, "trust_remote_code", False) and wanted != getattr(
+                self.config, section
+            ):
+                raise _restart(section)
         return config
 
 
@@ -426,13 +381,6 @@ def _no_openrlhf() -> ConfigError:
         "openrlhf.tokenizer: expected the policy's tokenizer, a folder or a hub id, as this wire "
         "carries only texts; set it, with openrlhf.fallback, and start again"
     )
-
-
-def _why(votes: GroupVotes) -> str:
-    """Say what a group without a valid judgement failed of."""
-    kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(votes.failures.items()))
-    detail = next((j.detail for j in votes.judgements if j.detail), "")
-    return f"{len(votes.judgements)} judgements failed ({kinds}){': ' if detail else ''}{detail}"
 
 
 def _is_whole(body: bytes) -> bool:

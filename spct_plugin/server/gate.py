@@ -23,8 +23,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from spct_plugin.config import ServeConfig
 from spct_plugin.errors import ConfigError
+from spct_plugin.sections import ServeConfig
 from spct_plugin.server import logs
 from spct_plugin.server.metrics import Metrics
 from spct_plugin.server.wire import new_request_id
@@ -37,6 +37,7 @@ SHORTEST_TOKEN = 16
 BODY_S = 60.0
 # Without a token: what load balancers and browsers ask for.
 OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")
+DOCS_FILES = "/docs-files"
 ADMIN = "/admin/"
 
 
@@ -123,11 +124,11 @@ class Gate:
                 "which clients call it stand in serve.hosts"
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not _is_page_of(host, origin):
             return 403, f"expected no other page's request, found Origin {origin[:100]!r}"
         if path.startswith(ADMIN) and self._token is None:
             return 403, "admin calls need a token: set serve.token_env and start again"
-        if self._token is not None and path not in OPEN and not self._has_token(headers):
+        if self._token is not None and not _is_open(path) and not self._has_token(headers):
             return 401, "expected the header 'Authorization: Bearer TOKEN' with the server's token"
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._serve.body_bytes:
@@ -184,6 +185,17 @@ class Gate:
 
     def _too_long(self) -> str:
         return f"expected a body of at most {self._serve.body_bytes} bytes (serve.body_bytes)"
+
+
+def _is_page_of(host: str, origin: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(f"{DOCS_FILES}/")
 
 
 def _password(encoded: bytes) -> bytes:

@@ -59,12 +59,13 @@ class _Waiting(logging.Handler):
 
 @contextlib.contextmanager
 def json_on_stderr() -> Generator[None]:
-    """Send what this process logs to stderr."""
+    """Send what this process logs to stderr, Python's warnings too."""
     handler = _Waiting()
     handler.setFormatter(JSONLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
     threading.Thread(target=_write_forever, args=(handler.lines,), daemon=True).start()
     try:
         yield

@@ -14,7 +14,7 @@ from spct_plugin.voter import GroupVotes
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600)
 # Of a completion's scores over its votes, in points; half of the scale 1..10 is the most.
 SPREADS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4.5)
-
+OUTCOMES = ("judged", "lost")
 
 ENDPOINT_GAUGES = {
     "spct_endpoint_up": "Whether a server of engine or meta RM is asked: not open nor asleep",
@@ -58,6 +58,8 @@ class Metrics:
         self.groups = self._counter(
             "spct_groups", "Groups: judged, or lost without a valid judgement", "outcome"
         )
+        for outcome in OUTCOMES:
+            self.groups.labels(outcome)
         self.votes = self._counter("spct_votes", "Votes taken")
         self.judgements = self._counter("spct_judgements", "Judgements")
         self.failures = self._counter("spct_judgements_failed", "Failed ones by kind", "failure")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import os
+import queue
+import resource
+import signal
 import socket
+import threading
 import time
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from spct_plugin.server.app import make_app
 from spct_plugin.server.desk import Desk
@@ -18,37 +26,137 @@ log = logging.getLogger("spct_plugin.server")
 # Seconds that an idle connection is kept. 75: chosen by us, longer than aiohttp's client keeps one
 # (15), so that none is closed while a request is on its way.
 KEEP_ALIVE_S = 75
+# Longest time for the head of a request to come in, in seconds. 20: as Apache's mod_reqtimeout.
+HEAD_S = 20.0
+# Longest time in which a client takes nothing of its answer, in seconds. 120: chosen by us; who
+# reads on later can ask again, by its request id.
+UNREAD_S = 120.0
+# Of the files that the process may open, what connections may be before quiet ones are closed.
+# Half: chosen by us; the others are for engines, the store and requests under way.
+SHARE_OF_FILES = 0.5
+# And their number at most. 8192: chosen by us, about twice as many as wait by default.
+MOST_CONNECTIONS = 8192
+# Seconds after serve.drain_s to close files and connections. 1: chosen by us; nothing that was
+# answered depends on it.
+LAST_S = 1.0
+# Of a process that a signal ended before all was answered: this and the signal's number, as shells
+# report one that was killed. 143 for SIGTERM.
+KILLED = 128
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection, which by itself would wait for ever for a request and for a reader.
+
+    uvicorn's limit_concurrency is no help: it answers 503 once so many connections are open, quiet
+    ones as well, and closes none of them.
+    """
+
+    _quiet_since: float = 0.0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is open, and nothing is under way on it, as far as is known."""
+        busy = self._is_asked or self.transport.get_write_buffer_size()
+        return not (busy or self.transport.is_closing())
+
+    @property
+    def _is_asked(self) -> bool:
+        return bool(self.cycle) and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            milliseconds = round(UNREAD_S * 1000)
+            connected: socket.socket = transport.get_extra_info("socket")
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        self._quiet_since = self.loop.time()
+        self._time_head()
+        self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, which may be a whole head or not."""
+        super().data_received(data)
+        self._time_head()
+
+    def on_response_complete(self) -> None:
+        """Be quiet again."""
+        self._quiet_since = self.loop.time()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._stop_timing()
+        super().connection_lost(exc)
+
+    def _time_head(self) -> None:
+        """Wait for a head, whose time does not begin anew with each byte of it."""
+        if self._is_asked:
+            self._stop_timing()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
+
+    def _stop_timing(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _make_room(self) -> None:
+        """Close what has been quiet for the longest time, when there are too many."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if len(self.connections) <= min(MOST_CONNECTIONS, files * SHARE_OF_FILES):
+            return
+        others = self.connections - {self}
+        quiet = [one for one in others if isinstance(one, Connection) and one.is_quiet]
+        if quiet:
+            min(quiet, key=lambda one: one._quiet_since).timeout_keep_alive_handler()
 
 
 class DrainingServer(uvicorn.Server):
     """A uvicorn server that goes on answering, new groups with 503, until accepted ones are done.
 
-    The second signal ends it at once.
+    Ends when their answers are delivered, at serve.drain_s after the first signal, or at the second
+    one.
 
     Attributes:
         url: Where it listens; "" until it does.
+        signals: Those that came, for one reader.
     """
 
     def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
         super().__init__(config)
         self._desk = desk
         self._end_at = 0.0
+        self._signal = 0
+        self._ending: asyncio.TimerHandle | None = None
         self.url = ""
+        # The one queue that a signal handler may use.
+        self.signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    @property
+    def exit_code(self) -> int:
+        """0, or what tells that something accepted may not have been answered."""
+        return KILLED + self._signal if self.force_exit else 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end. Runs as a signal handler."""
+        """Begin to end. Runs as a signal handler, which must not wait for a lock."""
+        self._signal = sig
         if self._desk.draining:
             self.should_exit = self.force_exit = True
-        self._desk.draining = True
-        self._end_at = time.monotonic() + self._desk.config.serve.drain_s
+        else:
+            self._end_at = time.monotonic() + self._desk.config.serve.drain_s
+            self._desk.draining = True
+        self.signals.put(sig)
 
     async def on_tick(self, counter: int) -> bool:
         """Look, ten times a second, whether it is time to end."""
-        if self._desk.draining and (self._desk.is_idle or time.monotonic() > self._end_at):
-            if not self._desk.is_idle:
-                log.error("ending with groups in work: serve.drain_s has passed")
-                self.force_exit = True
-            self.should_exit = True
+        if self._desk.draining:
+            if self._ending is None:
+                # Not looked at here: uvicorn waits for connections when this is no longer called.
+                left_s = self._end_at - time.monotonic()
+                self._ending = asyncio.get_running_loop().call_later(left_s, self._give_up)
+            self.should_exit = self.should_exit or self._desk.is_idle
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -58,6 +166,13 @@ class DrainingServer(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             log.info("listening", extra={"spct": {"url": self.url, "version": self._desk.version}})
+
+    def _give_up(self) -> None:
+        log.error("ending with groups or connections in work: serve.drain_s has passed")
+        self.should_exit = self.force_exit = True
+        for connection in self.server_state.connections:
+            if isinstance(connection, Connection):
+                connection.transport.abort()
 
 
 def make_server(desk: Desk) -> DrainingServer:
@@ -71,6 +186,8 @@ def make_server(desk: Desk) -> DrainingServer:
         make_app(desk),
         host=settings.host,
         port=settings.port,
+        http=Connection,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -81,12 +198,43 @@ def make_server(desk: Desk) -> DrainingServer:
     return DrainingServer(config, desk)
 
 
-def serve(desk: Desk) -> None:
-    """Serve until SIGTERM or SIGINT, and log to stderr.
+def serve(desk: Desk) -> int:
+    """Serve until SIGTERM or SIGINT, and log to stderr. For the main thread of its own process.
+
+    Returns:
+        The exit code: 0 when all that was accepted was answered, and else 128 and the signal's
+        number. A process that does not end by then, whatever holds it, is ended with that.
 
     Raises:
         ConfigError: The token's environment variable is not set.
     """
     server = make_server(desk)
-    with json_on_stderr():
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        # Not given back, as a second one must end what still has threads to wait for, too.
+        signal.signal(sig, server.handle_exit)
+    with contextlib.ExitStack() as last_lines:
+        last_lines.enter_context(json_on_stderr())
+        latest_s = desk.config.serve.drain_s + LAST_S
+        threading.Thread(
+            target=_end_in_time, args=(server.signals, latest_s, last_lines), daemon=True
+        ).start()
         server.run()
+    return server.exit_code
+
+
+def _end_in_time(
+    signals: queue.SimpleQueue[int], latest_s: float, last_lines: contextlib.ExitStack
+) -> None:
+    """End the process at the second signal, or that long after the first one.
+
+    Like kill -9: what was answered is on disk by then. Nothing gentler ends a thread or the wait
+    for a client.
+    """
+    sig = signals.get()
+    why = "threads or files in use"
+    with contextlib.suppress(queue.Empty):
+        sig = signals.get(timeout=latest_s)
+        why = "a second signal"
+    log.error("ending at once: %s", why)
+    last_lines.close()
+    os._exit(KILLED + sig)

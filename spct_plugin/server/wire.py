@@ -8,34 +8,59 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     model_validator,
 )
 
-from spct_plugin.config import RUN_NAME
 from spct_plugin.config_file import Section
-from spct_plugin.errors import TaskError
-from spct_plugin.failures import Failure
+from spct_plugin.failures import FAILURES, Failure
+from spct_plugin.sections import RUN_NAME
 from spct_plugin.templates import encodable
-from spct_plugin.types import GroupReward, Judgement, JudgeTask, Principle, is_list
+from spct_plugin.types import GroupReward, Judgement, JudgeTask, Principle, is_mapping
 from spct_plugin.voter import GroupVotes
 from spct_plugin.voting import Tally
 
+T = TypeVar("T")
+# The first error is enough: pydantic would make an object for each of a million, taking seconds.
+Many = Annotated[list[T], Field(fail_fast=True)]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 Score = Annotated[float | None, Field(description="null = unknown")]
+# Levels of a tool call, a part or a label. 100: chosen by us, far above what tools are called with,
+# and far below Python's 1,000, which our own calls take from, too.
+DEEPEST = 100
 
 
 def new_request_id() -> str:
     """Make a request id that nobody has used."""
     return uuid.uuid4().hex
+
+
+def shallow(value: T) -> T:
+    """Give JSON back when all that recurses can read it.
+
+    Raises:
+        ValueError: It is nested too deeply.
+    """
+    level: list[Any] = [[value]]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if is_mapping(outer) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return value
+    raise ValueError(f"expected at most {DEEPEST} levels of nesting, found more; flatten it")
 
 
 def _encodable(text: str) -> str:
@@ -44,25 +69,46 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _known(failures: Any) -> Any:
+    """Refuse unknown kinds at once; see `Wire`."""
+    if is_mapping(failures):
+        _no_other_keys(failures, FAILURES)
+    return failures
+
+
+def _no_other_keys(found: Mapping[str, Any], known: Collection[str]) -> None:
+    for key in found:
+        if key not in known:
+            raise ValueError(f"expected no keys but {', '.join(known)}, found {key!r:.60}")
+
+
 class Wire(BaseModel):
     """One JSON object."""
 
     # As strict as the configuration, and described in the same way.
     model_config = Section.model_config
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        """Refuse the first unknown key: pydantic would make an error of each of a million."""
+        if is_mapping(data):
+            _no_other_keys(data, cls.model_fields)
+        return data
 
-class MessageRequest(Wire):
+
+class MessageRequest(BaseModel):
     """One turn, in OpenAI's form; keys that are not listed are not looked at."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = Section.model_config | ConfigDict(extra="ignore")
 
     role: str
     """"system", "user", "assistant", "tool", ..."""
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Annotated[Many[dict[str, Any]], AfterValidator(shallow)] | None = None
     """A text, or parts of type "text"; the judge reads nothing else."""
     name: str | None = None
     """Who speaks."""
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Annotated[Many[dict[str, Any]], AfterValidator(shallow)] | None = None
     """Calls of this turn."""
 
 
@@ -71,13 +117,13 @@ class GroupRequest(Wire):
 
     id: Annotated[str, AfterValidator(_encodable)] | None = Field(default=None, max_length=256)
     """Comes back with the answer."""
-    prompt: str | list[MessageRequest]
+    prompt: str | Many[MessageRequest]
     """What the policy saw."""
-    completions: list[str | list[MessageRequest]] = Field(min_length=1)
+    completions: Many[str | Many[MessageRequest]] = Field(min_length=1)
     """What it answered."""
     reference: str | None = None
     """A known good answer."""
-    principles: list[str] = []
+    principles: Many[str] = []
     """Criteria given to the judge; empty = it writes its own."""
 
     def task(self) -> JudgeTask:
@@ -98,7 +144,7 @@ class GroupRequest(Wire):
 class RewardsRequest(Wire):
     """Groups to judge."""
 
-    groups: list[GroupRequest] = Field(min_length=1)
+    groups: Many[GroupRequest] = Field(min_length=1)
     """Judged apart from each other."""
     request_id: RequestId | None = None
     """Asked again under the same id, the same groups get the same answer and are judged once."""
@@ -121,7 +167,9 @@ class PrincipleResponse(Wire):
     """One criterion that the judge names."""
 
     text: str
+    """Its name, and what it asks for."""
     weight: str | None
+    """As it wrote it: "40%"; null = none."""
 
 
 class JudgementResponse(Wire):
@@ -129,11 +177,11 @@ class JudgementResponse(Wire):
 
     vote: int = Field(ge=0)
     """The vote it belongs to."""
-    indices: list[int]
+    indices: Many[int]
     """Which completions were judged, ascending."""
-    order: list[int]
+    order: Many[int]
     """The same in the order the judge saw them."""
-    scores: list[int] | None
+    scores: Many[int] | None
     """One per index; null on failure."""
     failure: Failure | None
     """Why there are none."""
@@ -151,7 +199,7 @@ class JudgementResponse(Wire):
     """How the engine says it ended."""
     key: str
     """Its key in the server's store."""
-    principles: list[PrincipleResponse]
+    principles: Many[PrincipleResponse]
     """What the judge said it would judge by."""
     critique: str
     """The analysis."""
@@ -172,7 +220,7 @@ class JudgementResponse(Wire):
             meta_score=judgement.meta_score,
             tokens=judgement.tokens,
             seconds=judgement.seconds,
-            finish_reason=judgement.finish_reason,
+            finish_reason=judgement.finish_reason and encodable(judgement.finish_reason),
             key=judgement.key,
             principles=[
                 PrincipleResponse(text=encodable(p.text), weight=p.weight and encodable(p.weight))
@@ -207,21 +255,21 @@ class GroupResponse(Wire):
 
     id: str | None
     """The group's, as it came."""
-    rewards: list[Score]
+    rewards: Many[Score]
     """By the server's own `reward` section; null where it abstains (or would stop a run)."""
-    means: list[Score]
+    means: Many[Score]
     """Mean score over the votes that counted."""
-    sums: list[Score]
+    sums: Many[Score]
     """Mean x k."""
-    votes: list[Annotated[int, Field(ge=0)]]
+    votes: Many[Annotated[int, Field(ge=0)]]
     """How many votes counted for each completion."""
-    spread: list[Annotated[float, Field(ge=0)] | None]
+    spread: Many[Annotated[float, Field(ge=0)] | None]
     """Standard deviation of its scores over those votes."""
     k: int = Field(ge=1)
     """Votes asked for."""
     k_used: int = Field(ge=0)
     """Votes taken; fewer when they were enough, or the deadline passed."""
-    failures: dict[Failure, int]
+    failures: Annotated[dict[Failure, int], BeforeValidator(_known)]
     """Failed judgements by kind."""
     tokens: int = Field(ge=0)
     """Tokens the judge wrote."""
@@ -233,7 +281,7 @@ class GroupResponse(Wire):
     """What made it: engine, template, configuration, meta RM."""
     task: str
     """Digest of the task as it was judged."""
-    judgements: list[JudgementResponse] | None
+    judgements: Many[JudgementResponse] | None
     """When asked for: by vote, failed ones too."""
 
     @classmethod
@@ -296,63 +344,8 @@ class RewardsResponse(Wire):
 
     request_id: str
     """As it came, or made by the server."""
-    groups: list[GroupResponse]
-
-
-class OpenRLHFRequest(BaseModel):
-    """What OpenRLHF's client posts to --reward.remote_url, 0.8 to 0.11."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, extra="ignore", frozen=True)
-
-    query: list[str] | str
-    """Prompt and completion as decoded, special tokens included; none at all is allowed."""
-    prompts: list[str] | str = []
-    """The prompts, as they were given to the policy."""
-    labels: Any = None
-    """One per query; left out by old clients."""
-
-    def rows(self) -> list[tuple[str, str, Any]]:
-        """Give query, prompt and label of each completion.
-
-        Raises:
-            TaskError: There are not as many of each.
-        """
-        queries = [self.query] if isinstance(self.query, str) else self.query
-        prompts = [self.prompts] if isinstance(self.prompts, str) else self.prompts
-        labels: Sequence[Any] = self.labels if is_list(self.labels) else [self.labels]
-        if self.labels is None or not labels:
-            labels = [""] * len(queries)
-        if not len(queries) == len(prompts) == len(labels):
-            raise TaskError(
-                f"expected as many prompts and labels as queries, found {len(queries)} queries, "
-                f"{len(prompts)} prompts, {len(labels)} labels"
-            )
-        # No tokenizer can read half a character.
-        pairs = zip(map(encodable, queries), map(encodable, prompts), strict=True)
-        return [(*pair, label) for pair, label in zip(pairs, labels, strict=True)]
-
-
-class OpenRLHFResponse(BaseModel):
-    """What OpenRLHF's client reads: one number per query in each list, all finite."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
-
-    rewards: list[float]
-    """For the trainer."""
-    scores: list[float]
-    """In [0, 1], for dynamic filtering."""
-    extra_logs: dict[str, list[float]]
-    """For the trainer's log."""
-
-    @classmethod
-    def of(cls, results: Sequence[dict[str, Any]]) -> Self:
-        """Lay out what an OpenRLHF adapter gives for each completion."""
-        names = results[0]["extra_logs"] if results else ()
-        return cls(
-            rewards=[result["rewards"] for result in results],
-            scores=[result["scores"] for result in results],
-            extra_logs={name: [r["extra_logs"][name] for r in results] for name in names},
-        )
+    groups: Many[GroupResponse]
+    """One for each that was asked for."""
 
 
 class Problem(Wire):
@@ -368,7 +361,7 @@ class Health(Wire):
     """How the server is."""
 
     status: str
-    """"ok", "ready", "not ready" or "draining"."""
+    """"ok", "ready", "not ready", "draining", "asleep" or "awake"."""
     detail: str = ""
     """Why it is not ready."""
     version: str = ""
@@ -379,12 +372,14 @@ class Reloaded(Wire):
     """What judges after a reload, and what did before."""
 
     version: str
+    """What judges now."""
     before: str
+    """What judged before."""
 
 
 def _check_judgement(judgement: JudgementResponse, n: int, low: int, high: int) -> None:
     indices, scores = judgement.indices, judgement.scores
-    if sorted(judgement.order) != indices or not set(indices) <= set(range(n)):
+    if sorted(judgement.order) != indices or not all(0 <= index < n for index in indices):
         raise ValueError(f"expected indices of {n} completions, found {indices}")
     if (scores is None) == (judgement.failure is None) or (judgement.counted and scores is None):
         raise ValueError(f"expected scores or a failure, found {scores} and {judgement.failure!r}")

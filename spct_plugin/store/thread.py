@@ -117,15 +117,22 @@ class _Writer:
         self._connection: sqlite3.Connection | None = None
 
     def write(self, writes: Sequence[Write]) -> list[Told]:
-        error: StoreError | None = None
+        if not writes:
+            return []
+        error = self._try(writes)
+        if error is None:
+            return [(write.done, None) for write in writes]
+        log.warning("%s", error)
+        # What one of them cannot write must not take the others with it.
+        return [(write.done, self._try([write])) for write in writes]
+
+    def _try(self, writes: Sequence[Write]) -> StoreError | None:
         try:
-            if writes:
-                self._connection = self._connection or files.create(self._path)
-                _commit(self._connection, writes)
+            self._connection = self._connection or files.create(self._path)
+            _commit(self._connection, writes)
         except (sqlite3.Error, OSError, ValueError, TypeError, OverflowError) as problem:
-            error = StoreError(f"store: cannot write {str(self._path)!r}: {problem}")
-            log.warning("%s", error)
-        return [(write.done, error) for write in writes]
+            return StoreError(f"store: cannot write {str(self._path)!r}: {problem}")
+        return None
 
     def close(self) -> None:
         if self._connection is not None:
@@ -149,16 +156,12 @@ def _commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
     scores = [row for write in writes for row in write.scores]
     now = time.time()
     groups = [(now, write.group) for write in writes if write.group is not None]
-    connection.execute("BEGIN")
-    try:
+    # Commits at the end, rolls back whatever is raised.
+    with connection:
+        connection.execute("BEGIN")
         connection.executemany("INSERT OR IGNORE INTO votes VALUES (?, ?, ?, ?)", votes)
         connection.executemany("INSERT OR IGNORE INTO meta_scores VALUES (?, ?)", scores)
         connection.executemany("INSERT INTO groups VALUES (?, ?)", groups)
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _look_up(reader: Reader, look_ups: Sequence[LookUp]) -> list[Told]:

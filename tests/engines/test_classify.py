@@ -96,6 +96,8 @@ USELESS = {
     "a text": Reply(body='{"data": [{"probs": ["0.5"]}]}'),
     "NaN": Reply(logit=math.nan),
     "infinite": Reply(logit=math.inf),
+    "too large": Reply(body='{"data": [{"probs": [1%s]}]}' % ("0" * 400)),
+    "true": Reply(body='{"data": [{"probs": [true]}]}'),
 }
 
 

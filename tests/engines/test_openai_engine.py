@@ -1,16 +1,19 @@
 """The HTTP engine against a real server on loopback."""
 
 import asyncio
+import contextlib
+import gzip
 import itertools
+import json
 import time
 from email.utils import formatdate
 
 import pytest
 
-from spct_plugin import ConfigError, EngineError
+from spct_plugin import ConfigError, EngineError, SPCTConfig
 from spct_plugin.engines import Request, Sampling, http, refusals
 from spct_plugin.engines.builtin import OpenAIConfig
-from spct_plugin.engines.openai import OpenAIEngine
+from spct_plugin.engines.openai import OpenAIEngine, _choices
 from spct_plugin.testing import FakeServer, Reply
 
 
@@ -247,7 +250,7 @@ def test_every_event_loop_has_its_own_connections():
 def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "secret")
     engine = engine_for("http://a/v1", api_key_env="JUDGE_KEY")
-    assert engine._client.headers["Authorization"] == "Bearer secret"
+    assert engine._headers["Authorization"] == "Bearer secret"
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ConfigError, match="the environment variable 'JUDGE_KEY' is not set"):
         engine_for("http://a/v1", api_key_env="JUDGE_KEY")
@@ -277,14 +280,21 @@ async def test_what_was_broken_off_is_asked_for_again():
     assert (choices[0].text, len(server.bodies)) == ("answer 0 of 1", 2)
 
 
-USAGE = '{"choices": [{"message": {"content": "x"}}], "usage": %s}'
+COUNT = '{"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": %s}}'
+REASON = '{"choices": [{"message": {"content": "x"}, "finish_reason": %s}]}'
 ODD = {
-    "a count below zero": USAGE % '{"completion_tokens": -9}',
-    "a count as text": USAGE % '{"completion_tokens": "9"}',
-    "a list as usage": USAGE % "[9]",
-    "a reason that is no text": (
-        '{"choices": [{"message": {"content": "x"}, "finish_reason": {"type": 1}}]}'
-    ),
+    "a count below zero": COUNT % "-9",
+    "a count as text": COUNT % '"9"',
+    "a count with a point": COUNT % "9.0",
+    "a count that is true": COUNT % "true",
+    "a count that is no number": COUNT % "NaN",
+    "a count no database holds": COUNT % 2**70,
+    "a count nobody writes": COUNT % 10**9,
+    "a list as usage": '{"choices": [{"message": {"content": "x"}}], "usage": [9]}',
+    "a reason that is no text": REASON % '{"type": 1}',
+    "zero as reason": REASON % "0",
+    "half a character as reason": REASON % r'"\ud800"',
+    "a book as reason": REASON % f'"{"stop" * 10_000}"',
 }
 
 
@@ -292,7 +302,118 @@ ODD = {
 async def test_what_a_server_says_beside_the_text_is_not_trusted(body):
     [choice], _ = await ask(lambda _: Reply(body=body))
     assert (choice.text, choice.tokens) == ("x", 0)
-    assert choice.finish_reason is None or isinstance(choice.finish_reason, str)
+    assert choice.finish_reason is None or len(choice.finish_reason.encode()) <= 64
+
+
+async def test_a_text_is_kept_as_it_came():
+    [choice], _ = await ask(lambda _: Reply(["half \ud800"]))
+    assert choice.text == "half \ud800"
+
+
+def nested(depth=100_000):
+    """Nest lists deeper than anything may follow them."""
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+NO_CHOICES = {
+    "half a character": "\ud800",
+    "a deep answer": nested(),
+    "a deep choice": {"choices": nested()},
+    "a deep message": {"choices": [{"message": {"content": nested()}}]},
+    "a number as text": {"choices": [{"message": {"content": 7}}]},
+    "a refusal in parts": {"choices": [{"message": {"refusal": ["I will not"]}}]},
+}
+
+
+@pytest.mark.parametrize("answer", NO_CHOICES.values(), ids=NO_CHOICES.keys())
+def test_what_is_no_choice_is_named_shortly(answer):
+    with pytest.raises(EngineError, match=r"^expected .*, found ") as raised:
+        _choices(answer, 1)
+    assert raised.value.retryable
+    assert len(str(raised.value).encode()) < 300
+
+
+async def test_no_redirect_is_followed():
+    async with FakeServer(echo) as other:
+        to = Reply(status=307, headers={"Location": f"{other.url}/chat/completions"})
+        with pytest.raises(EngineError, match=f"answered 307: it points to {other.url}") as raised:
+            await ask(lambda body: to)
+        assert not raised.value.retryable
+        assert raised.value.status_code == 307
+        async with FakeServer(lambda body: to) as pointing:
+            engine = engine_for(pointing, other)
+            answers = [await engine.generate(request()) for _ in range(4)]
+            await engine.aclose()
+        assert [choices[0].text for choices in answers] == ["answer 0 of 1"] * 4
+        # Asked once for each question, and never by way of the server that points to it.
+        assert len(other.bodies) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "tries"), [(200, "expected .* at most 16 MiB", 1), (503, "answered 503", 2)]
+)
+async def test_an_answer_without_end_is_not_read(status, said, tries):
+    """64 MiB of nothing, packed; a judgement has some kB."""
+    bomb = gzip.compress(bytes(64 * 2**20), 1)
+    head = f"HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Encoding: gzip\r\n\r\n".encode()
+    asked = []
+
+    async def serve(reader, writer):
+        asked.append(await reader.readuntil(b"\r\n"))
+        with contextlib.suppress(ConnectionError):
+            writer.write(head + bomb)
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        engine = engine_for(url, retries=1)
+        try:
+            with pytest.raises(EngineError, match=f"{url}.*{said}"):
+                await engine.generate(request())
+        finally:
+            await engine.aclose()
+    assert len([line for line in asked if line.startswith(b"POST")]) == tries
+
+
+ADDRESSES = {
+    "http://": "found 'http://'",
+    "http:///v1": "found 'http:///v1'",
+    "http://[": r"found 'http://\['",
+    "http://[::zz]/v1": "found",
+    "http://a b/v1": "found 'http://a b/v1'",
+    "http://a\u00a0b/v1": "found",
+    "http://a..b/v1": "found",
+    f"http://{'a' * 64}/v1": "found",
+    "http://a:port/v1": "found 'http://a:port/v1'",
+    "http://a:99999/v1": "found 'http://a:99999/v1'",
+    "http://a/v1?key=hunter2": "found one with .* a query; .* api_key_env",
+    "http://a/v1#top": "found",
+    "a:8000/v1": "found 'a:8000/v1'",
+    "http://me:hunter2@a/v1": "found one with a user, a password",
+    "http://me:hunter2@a b/v1": "found one with a user, a password",
+}
+
+
+@pytest.mark.parametrize(("address", "why"), ADDRESSES.items(), ids=ADDRESSES.keys())
+def test_what_is_no_address_is_refused_in_the_configuration(address, why, tmp_path):
+    sections = {"engine": {"kind": "openai", "model": "grm", "url": address}}
+    (tmp_path / "judge.yaml").write_text(json.dumps(sections))
+    with pytest.raises(ConfigError, match=rf"url: expected http://host:port/v1, {why}") as raised:
+        SPCTConfig.load(tmp_path / "judge.yaml")
+    assert "\n" not in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_every_usual_address_is_taken():
+    for url in (
+        "http://a/v1", "https://judge.example.org/v1", "http://127.0.0.1:8000/v1",
+        "http://[::1]:8000/v1", "http://judge_1:8000/proxy/v1", "https://bücher.example/v1",
+    ):  # fmt: skip
+        assert OpenAIConfig(url=f"{url}/", model="grm").url == (url,)
 
 
 async def test_a_choice_without_a_message_is_tried_again():

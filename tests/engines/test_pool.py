@@ -315,6 +315,34 @@ async def test_addresses_in_a_file_are_read_again(three, quick, tmp_path, caplog
         assert len([r for r in caplog.records if "going on" in r.message]) == 1
 
 
+async def test_an_address_of_the_configuration_outlives_its_line_in_a_file(tmp_path):
+    file = tmp_path / "endpoints.txt"
+    file.write_text("http://a:1/v1/\nhttp://b:1/v1\n")
+    async with engine_for("http://a:1/v1", f"file:{file}") as engine:
+        file.write_text("http://b:1/v1\n")
+        engine._files.read_again()
+        assert {s.url for s in engine.pool.states()} == {"http://a:1/v1", "http://b:1/v1"}
+        file.write_text("")
+        engine._files.read_again()
+        assert [s.url for s in engine.pool.states()] == ["http://a:1/v1"]
+
+
+async def test_a_file_that_is_half_written_is_not_believed(tmp_path, caplog):
+    file = tmp_path / "endpoints.txt"
+    file.write_text("http://a:1234/v1\n")
+    async with engine_for(f"file:{file}") as engine:
+        file.write_text("http://a:1234/v1\nhttp://b:1")
+        engine._files.read_again()
+        assert [s.url for s in engine.pool.states()] == ["http://a:1234/v1"]
+        assert "expected a newline at the end, found 'http://b:1'" in caplog.text
+        file.write_text("http://b:1234/v1\n")
+        engine._files.read_again()
+        assert [s.url for s in engine.pool.states()] == ["http://b:1234/v1"]
+    file.write_text("http://a:1234/v1")
+    with pytest.raises(ConfigError, match=r"endpoints\.txt: expected a newline at the end"):
+        OpenAIConfig(url=f"file:{file}", model="grm").build()
+
+
 def test_a_file_of_addresses_that_is_not_there_is_named_at_the_start(tmp_path):
     config = OpenAIConfig(url=f"file:{tmp_path}/none.txt", model="grm")
     with pytest.raises(ConfigError, match=r"url: file:.*none\.txt: .*No such file"):
@@ -405,6 +433,54 @@ async def test_a_busy_server_is_not_blamed_for_the_deadline(three):
         [books] = engine.pool.states()
         assert (books.state, books.answers, books.failures) == ("up", 5, 0)
         assert (books.requests, books.tokens) == (0, 0)
+
+
+async def hurry(engine, count, within_s=0.03):
+    """Ask with so little time that nobody could answer."""
+    for _ in range(count):
+        with contextlib.suppress(TimeoutError):
+            await ask(engine, within_s=within_s)
+
+
+async def test_a_slow_server_is_not_blamed_for_one_callers_short_deadline(three):
+    for server in three:
+        server.behave(delay_s=0.3)
+    async with engine_for(*three) as engine:
+        # Nothing is known of them yet, then how long they take.
+        for _ in range(2):
+            await hurry(engine, 12)
+            assert [(s.state, s.failures) for s in engine.pool.states()] == [("up", 0)] * 3
+            await ask(engine, 9)
+        assert sum(s.answers for s in engine.pool.states()) == 18
+
+
+async def test_who_is_in_a_hurry_does_not_keep_a_mended_server_shut(three, quick):
+    three[0].behave(fault="error", delay_s=0.1)
+    for server in three[1:]:
+        server.behave(delay_s=0.1)
+    async with engine_for(*three) as engine:
+        await ask(engine, 12)
+        assert states(engine) == ["open", "up", "up"]
+        three[0].behave(delay_s=0.1)
+        await asyncio.sleep(0.5)
+        failures = engine.pool.states()[0].failures
+        await hurry(engine, 5)
+        assert states(engine)[0] == "half_open"
+        assert engine.pool.states()[0].failures == failures
+        await ask(engine, 12)
+        assert states(engine) == ["up"] * 3
+
+
+async def test_a_server_that_stops_answering_is_blamed_for_the_deadline(three):
+    for server in three[:2]:
+        server.behave(delay_s=0.02)
+    async with engine_for(*three[:2]) as engine:
+        await ask(engine, 12)
+        three[0].behave(fault="hang")
+        for _ in range(4):
+            with contextlib.suppress(TimeoutError):
+                await ask(engine, 2, within_s=0.5)
+        assert states(engine) == ["open", "up"]
 
 
 async def test_the_deadline_means_fewer_votes_and_the_next_step_none(three, quick):

@@ -80,8 +80,8 @@ class JudgeServer:
         if len(self.asked) == self.life:
             self._dying = self._loop.create_task(self._end(self._server))
             self._server = None
-            return Reply(delay_s=60)
-        return self.answer(body)
+        # While it goes down, others that it has accepted are not answered either.
+        return Reply(delay_s=60) if self._server is None else self.answer(body)
 
     def _run(self, coroutine):
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)

@@ -31,12 +31,6 @@ LOGS = {
 
 
 @pytest.fixture
-def prompt(tokenizer):
-    turns = [{"role": "user", "content": "write a note"}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-
-
-@pytest.fixture
 def agent(config_file, monkeypatch):
     """Make the agent as OpenRLHF does, without arguments."""
 

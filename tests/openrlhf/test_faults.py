@@ -18,17 +18,8 @@ from cpu_runs import run_cli
 from executing import Engine, generate_responses
 from judge_server import JudgeServer, completions, judged
 from openrlhf.utils.agent import SingleTurnAgentExecutor
+from ppo_runs import AGENT, ASYNC, GROUPS_PER_STEP, GRPO, PPO_RAY, REWARD_FILE, chats, write_rows
 from scripted_plugin import content_score
-from test_openrlhf_training import (
-    AGENT,
-    ASYNC,
-    GROUPS_PER_STEP,
-    GRPO,
-    PPO_RAY,
-    REWARD_FILE,
-    chats,
-    write_rows,
-)
 
 from spct_openrlhf_agent import AgentExecutor
 from spct_plugin import RewardError
@@ -56,12 +47,6 @@ def judge():
     server = JudgeServer()
     yield server
     server.close()
-
-
-@pytest.fixture
-def prompt(tokenizer):
-    turns = [{"role": "user", "content": "write a note"}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 @pytest.fixture

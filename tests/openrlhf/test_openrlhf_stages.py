@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("openrlhf.cli", reason="needs the extra `openrlhf`")
 
 from cpu_runs import run_cli
-from test_openrlhf_training import GRPO, PPO_RAY, REWARD_FILE, moved, write_rows
+from ppo_runs import GRPO, PPO_RAY, REWARD_FILE, moved, write_rows
 
 from spct_plugin.tiny import MODELS
 from spct_plugin.tiny.tasks import labelled_tasks

@@ -1,7 +1,6 @@
 """OpenRLHF's own trainers end to end on a CPU, with the stand-ins for flash-attn and vLLM."""
 
 import asyncio
-import importlib.util
 import json
 import math
 import re
@@ -15,7 +14,18 @@ import pytest
 pytest.importorskip("openrlhf.cli", reason="needs the extra `openrlhf`")
 
 from cpu_runs import Run, run_cli
-from safetensors.torch import load_file
+from ppo_runs import (
+    AGENT,
+    ASYNC,
+    GROUPS_PER_STEP,
+    GRPO,
+    PPO_RAY,
+    REWARD_FILE,
+    N,
+    chats,
+    moved,
+    write_rows,
+)
 from scripted_plugin import __file__ as SCRIPTED_PLUGIN
 from scripted_plugin import content_score
 
@@ -27,45 +37,16 @@ from spct_plugin.tiny import MODELS
 
 pytestmark = pytest.mark.slow
 
-N, N_EVAL = 4, 3
-GROUPS_PER_STEP = 2
+N_EVAL = 3
 # Groups whose voted scores differ less than this are filtered out, about one in three.
 LEAST_SPREAD = 0.2253
 
-PPO_RAY = {
-    "--actor.model_name_or_path": MODELS / "policy",
-    "--data.input_key": "prompt",
-    "--data.apply_chat_template": True,
-    "--rollout.batch_size": GROUPS_PER_STEP,
-    "--rollout.n_samples_per_prompt": N,
-    "--rollout.micro_batch_size": N,
-    "--rollout.max_new_tokens": 16,
-    "--train.batch_size": GROUPS_PER_STEP * N,
-    "--train.num_episodes": 1,
-    "--actor.num_gpus_per_node": 1,
-    "--ref.num_gpus_per_node": 1,
-    "--critic.num_gpus_per_node": 1,
-    "--vllm.num_engines": 1,
-    # Anything but nccl: engine and trainer do not share a GPU's memory here.
-    "--vllm.sync_backend": "gloo",
-    "--actor.adam.lr": 1e-3,
-    "--actor.lr_scheduler": "constant",
-    "--critic.adam.lr": 1e-3,
-    "--critic.lr_scheduler": "constant",
-}
-GRPO = {
-    "--algo.advantage.estimator": "group_norm",
-    "--algo.kl.use_loss": True,
-    "--algo.kl.estimator": "k3",
-    "--algo.kl.init_coef": 0.01,
-}
 PPO = {
     "--algo.advantage.estimator": "gae",
     "--algo.kl.estimator": "k1",
     "--algo.kl.init_coef": 0.01,
 }
 LOGPROBS = {"--algo.advantage.is_correction_level": "token"}
-ASYNC = {"--train.async_enable": True}
 EVALUATION = {
     "--eval.dataset": "eval.jsonl",
     "--eval.steps": 1,
@@ -81,15 +62,6 @@ PARTIAL_ROLLOUT = {
     # Generation must take longer than a step, or nothing is under way when weights change.
     "--rollout.max_new_tokens": 48,
 }
-
-
-def adapter(name):
-    """Give the file of an adapter, as `spct path` does."""
-    return importlib.util.find_spec(name).origin
-
-
-AGENT = {"--train.agent_func_path": adapter("spct_openrlhf_agent")}
-REWARD_FILE = {"--reward.remote_url": adapter("spct_openrlhf_reward")}
 
 RUNS = {
     "grpo-reward-file": GRPO | REWARD_FILE,
@@ -118,15 +90,6 @@ class PolicyRun:
         """Compute our rewards anew, a list per call of the judge that showed n completions."""
         groups = [texts for texts in self.shown if len(texts) == n]
         return [[(content_score(text) - 1) / 9 for text in texts] for texts in groups]
-
-
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def chats(numbers):
-    return [{"prompt": [{"role": "user", "content": f"write note {i}"}]} for i in numbers]
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -164,12 +127,6 @@ def policy_run(request, tmp_path_factory, policy):
 def only(*names):
     """Run a test for some of the runs, each of which is made once."""
     return pytest.mark.parametrize("policy_run", names, indirect=True, scope="module")
-
-
-def moved(before, after):
-    """Count the tensors that training changed, as share of all; both in the trainer's bfloat16."""
-    old, new = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
-    return statistics.mean(not old[name].bfloat16().equal(new[name]) for name in old)
 
 
 def test_two_steps_are_done_and_the_policy_moves(policy_run):

@@ -34,12 +34,6 @@ def configured(config_file, monkeypatch, policy):
 
 
 @pytest.fixture
-def prompt(tokenizer):
-    turns = [{"role": "user", "content": "write a note"}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-
-
-@pytest.fixture
 def reward_file(spct):
     return spct("path", "openrlhf-reward")[1].strip()
 
@@ -170,7 +164,7 @@ def test_the_path_of_the_agent_is_a_file_that_openrlhf_can_load(spct, configured
 def test_what_would_end_the_run_late_is_said_with_the_path(spct, configured, monkeypatch):
     configured(openrlhf={"fallback": None})
     code, output, errors = spct("path", "openrlhf-agent")
-    assert (code, output.count("spct_openrlhf_agent.py")) == (0, 1)
+    assert (code, output.count("spct_openrlhf_agent.py")) == (2, 1)
     assert "the run will end: reward.on_failure: 'abstain'" in errors
     path = configured(openrlhf={"tokenizer": None})
     assert "the reward file needs the policy's" in spct("path", "openrlhf-reward")[2]

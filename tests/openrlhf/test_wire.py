@@ -10,6 +10,8 @@ import asyncio
 import json
 import logging
 import statistics
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -23,8 +25,9 @@ from executing import Engine, generate_responses
 from judging_helpers import by_content
 from openrlhf.utils import agent as openrlhf_agent
 from openrlhf.utils.agent import SingleTurnAgentExecutor
+from ppo_runs import GROUPS_PER_STEP, GRPO, PPO_RAY, N, chats, write_rows
 from scripted_plugin import content_score
-from test_openrlhf_training import GROUPS_PER_STEP, GRPO, PPO_RAY, N, chats, write_rows
+from serving import Running, judging, write_config
 
 from spct_openrlhf import Completion, GroupScorer
 from spct_plugin import RewardModel, SPCTConfig
@@ -124,12 +127,6 @@ def log(caplog):
     logger.addHandler(caplog.handler)
     yield lambda: [r.getMessage() for r in caplog.records if r.name == logger.name]
     logger.removeHandler(caplog.handler)
-
-
-@pytest.fixture
-def prompt(tokenizer):
-    turns = [{"role": "user", "content": "write a note"}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 async def roll(servers, tokenizer, prompt, texts=TEXTS, label=""):
@@ -259,6 +256,42 @@ async def test_a_slow_answer_is_asked_for_again(tokenizer, prompt, waits, monkey
     assert output["reward"] == [content_score(TEXTS[0])]
     assert totals == [180]
     assert server.bodies == [server.bodies[0]] * 2
+
+
+@asynccontextmanager
+async def serving_at(folder, tokenizer):
+    """Run `spct serve`'s server for a policy's tokenizer; give its judge and itself."""
+    wire = {"tokenizer": tokenizer, "fallback": "group_mean"}
+    async with judging() as judge:
+        server = Running(write_config(folder, judge, vote={"k": 1}, openrlhf=wire))
+        try:
+            yield judge, await server.started()
+        finally:
+            await server.stop()
+
+
+async def test_our_server_answers_openrlhfs_client(tokenizer, policy, prompt, tmp_path, log):
+    async with serving_at(tmp_path, str(policy)) as (judge, server):
+        address = SimpleNamespace(url=f"{server.url}/get_reward")
+        outputs = await roll([address], tokenizer, prompt, label={"reference": "a note"})
+    assert [output["reward"] for output in outputs] == [[content_score(text)] for text in TEXTS]
+    assert [output["extra_logs"]["spct_failed"] for output in outputs] == [[0.0]] * len(TEXTS)
+    assert judge.asked == {(text,): 1 for text in TEXTS}
+    assert log() == []
+
+
+@pytest.mark.slow
+async def test_openrlhf_trains_on_what_our_server_answers(tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", chats(range(2 * GROUPS_PER_STEP)))
+    async with serving_at(tmp_path, str(MODELS / "policy")) as (judge, server):
+        url = f"{server.url}/get_reward"
+        flags = PPO_RAY | GRPO | {"--data.prompt_dataset": rows, "--reward.remote_url": url}
+        run = await asyncio.to_thread(run_cli, "train_ppo_ray", tmp_path, flags)
+    assert run.exit_code == 0, run.log[-5000:]
+    means = run.scalars["train/rollout/reward_mean"].values()
+    rewards = [content_score(text) for (text,) in judge.asked.elements()]
+    assert statistics.mean(means) == pytest.approx(statistics.mean(rewards), abs=1e-6)
+    assert len(rewards) == 2 * GROUPS_PER_STEP * N
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,12 +37,15 @@ class Judge:
         url: Its address, ending in /v1.
         asked: Votes asked for, by the completions shown, sorted; trials of the server left out.
         delay_s: Wait before each answer.
+        may_answer: While it is not set, all answers wait.
         answer: From a body to a reply.
     """
 
     def __init__(self):
         self.asked = Counter()
         self.delay_s = 0.0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self.answer = self.judge
 
     def __call__(self, body):
@@ -55,11 +59,24 @@ class Judge:
         text = box(*map(content_score, completions))
         return Reply([text] * body["n"], delay_s=self.delay_s)
 
+    def ramble(self, body):
+        """Judge with more words than the buffers of a socket hold."""
+        return Reply([f"{'word ' * 10**6}{box(5)}"] * body["n"])
+
+
+class JudgeServer(FakeServer):
+    """Where answers can be held back."""
+
+    async def _complete(self, request):
+        response = await super()._complete(request)
+        await self._answer.may_answer.wait()
+        return response
+
 
 @asynccontextmanager
 async def judging(port=0):
     judge = Judge()
-    async with FakeServer(judge, port, keep_bodies=False) as server:
+    async with JudgeServer(judge, port, keep_bodies=False) as server:
         judge.url = server.url
         yield judge
 
@@ -122,24 +139,34 @@ class Process:
         self.process = subprocess.Popen(
             [*command, "serve", "-c", str(path), *arguments],
             stderr=subprocess.PIPE,
+            # select sees nothing of what lies in a buffer of Python's.
+            bufsize=0,
             env={**os.environ, **(env or {})},
         )
         self.lines = []
-        self.url = self.wait_for("listening")["url"]
+        self.url = ""
+        self._rest = b""
+        try:
+            self.url = self.wait_for("listening")["url"]
+        finally:
+            if not self.url:
+                self.close()
 
     def wait_for(self, message, seconds=40):
         """Read the log up to a message; give its line."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            ready, _, _ = select.select([self.process.stderr], [], [], 0.5)
-            text = self.process.stderr.readline() if ready else b""
-            if not text and self.process.poll() is not None:
-                break
-            if text:
-                self.lines.append(json.loads(text) if text[:1] == b"{" else {"message": text})
+        while True:
+            while b"\n" in self._rest:
+                text, _, self._rest = self._rest.partition(b"\n")
+                self.lines.append(_read(text))
                 if self.lines[-1]["message"] == message:
                     return self.lines[-1]
-        raise AssertionError(f"no {message!r} in {self.lines[-20:]}")
+            left = max(0.0, end - time.monotonic())
+            ready, _, _ = select.select([self.process.stderr], [], [], left)
+            text = os.read(self.process.stderr.fileno(), 65536) if ready and left else b""
+            if not text:
+                raise AssertionError(f"no {message!r} in {self.lines[-20:]}, {self._rest!r}")
+            self._rest += text
 
     def kill(self, sig=signal.SIGKILL):
         self.process.send_signal(sig)
@@ -149,7 +176,8 @@ class Process:
     def wait(self, seconds=40):
         """Wait for its end, reading what it still says; give its exit code."""
         _, rest = self.process.communicate(timeout=seconds)
-        self.lines += [json.loads(line) for line in rest.splitlines() if line[:1] == b"{"]
+        self.lines += map(_read, (self._rest + rest).splitlines())
+        self._rest = b""
         return self.process.returncode
 
     def close(self):
@@ -157,6 +185,10 @@ class Process:
             self.process.kill()
             self.process.communicate(timeout=20)
         self.process.stderr.close()
+
+
+def _read(line):
+    return json.loads(line) if line[:1] == b"{" else {"message": line}
 
 
 async def call(url, body=None, *, method=None, data=None, **headers):
@@ -184,6 +216,25 @@ def metric(page, name):
     """Read one number of the metrics page."""
     [line] = [line for line in page.splitlines() if line.rpartition(" ")[0] == name]
     return float(line.rpartition(" ")[2])
+
+
+def post(body, *, length=None, path="/v1/rewards"):
+    """Give the bytes of a request, for a socket; its length may be a lie."""
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length or len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+def connect(url):
+    """Open a socket to a server, with little room for what it does not read."""
+    host, port = url.removeprefix("http://").split(":")
+    connected = socket.socket()
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connected.connect((host, int(port)))
+    return connected
 
 
 async def until(condition, seconds=10):

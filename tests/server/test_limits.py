@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import contextlib
+import resource
 import socket
 
 import pytest
-from serving import TOKEN, Running, call, group, until, write_config
+from serving import TOKEN, Process, Running, call, connect, group, post, until, write_config
 
 from spct_plugin import ConfigError, SPCTConfig
 
@@ -88,7 +90,7 @@ async def test_only_names_of_ours_lead_here(host, passes, serve):
 
 async def test_pages_of_others_cannot_ask(serve):
     server = await serve()
-    for origin in ("http://evil.example", "null", "http://localhost:1"):
+    for origin in ("http://evil.example", "null", "http://localhost:1", "http://[", "http://[::1"):
         status, _, _ = await call(f"{server.url}/v1/rewards", ONE, Origin=origin)
         assert status == 403
     assert (await call(f"{server.url}/v1/rewards", ONE, Origin=server.url))[0] == 200
@@ -110,7 +112,37 @@ async def test_texts_and_groups_are_limited(serve):
         ([group(calls)], "serve.text_chars"),
     ):
         status, _, answer = await call(url, {"groups": groups})
-        assert status == 422
+        assert status == 413
+        assert named in answer["detail"]
+
+
+@pytest.fixture
+def serve_wire(serve, policy):
+    """Start servers that speak OpenRLHF's wire."""
+
+    async def start(**sections):
+        pytest.importorskip("transformers", reason="needs the extra `trl`")
+        openrlhf = {"tokenizer": str(policy), "fallback": "group_mean", "prompts": "text"}
+        return await serve(openrlhf=openrlhf, **sections)
+
+    return start
+
+
+def queries(*texts):
+    return {"query": [f"Say: {text}" for text in texts], "prompts": ["Say: "] * len(texts)}
+
+
+async def test_openrlhfs_queries_are_limited(serve_wire):
+    server = await serve_wire(serve={"groups": 2, "completions": 3, "text_chars": 100})
+    url = f"{server.url}/get_reward"
+    # A query holds a prompt and a completion.
+    assert (await call(url, queries(*["a" * 195] * 6)))[0] == 200
+    for texts, named in (
+        ("a" * 7, "at most 6 queries (serve.groups * serve.completions)"),
+        (["a", "a" * 196], "serve.text_chars"),
+    ):
+        status, _, answer = await call(url, queries(*texts))
+        assert status == 413
         assert named in answer["detail"]
 
 
@@ -151,6 +183,80 @@ async def test_a_body_that_never_ends_is_given_up(serve, monkeypatch):
     writer.close()
 
 
+async def is_closed(connected, seconds):
+    """Tell whether the other side closes a connection in time, whatever it says before."""
+    loop = asyncio.get_running_loop()
+    connected.setblocking(False)
+    try:
+        async with asyncio.timeout(seconds):
+            while await loop.sock_recv(connected, 65536):
+                pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+async def test_who_sends_no_whole_head_is_closed(serve, judge, monkeypatch):
+    monkeypatch.setattr("spct_plugin.server.run.HEAD_S", 0.8)
+    server = await serve()
+    loop = asyncio.get_running_loop()
+    silent, half, dripping, second, idle, asking = (connect(server.url) for _ in range(6))
+    health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    # A request that is under way has its head.
+    judge.delay_s = 2.5
+    asking.sendall(post({"groups": [group("a", "b")]}))
+    half.sendall(health[:20])
+    for connected in (second, idle):
+        connected.sendall(health)
+        await asyncio.to_thread(connected.recv, 65536)
+    second.sendall(health[:20])
+
+    async def drip():
+        with contextlib.suppress(ConnectionError):
+            for place in range(len(health)):
+                await loop.sock_sendall(dripping, health[place : place + 1])
+                await asyncio.sleep(0.2)
+
+    drops = asyncio.create_task(drip())
+    waiting = (silent, half, dripping, second)
+    assert all(await asyncio.gather(*(is_closed(connected, 6) for connected in waiting)))
+    assert not await is_closed(idle, 0.1)
+    answer = await asyncio.to_thread(asking.recv, 65536)
+    assert answer.startswith(b"HTTP/1.1 200")
+    await drops
+    for connected in (*waiting, idle, asking):
+        connected.close()
+
+
+async def test_silent_connections_keep_nobody_out(judge, tmp_path):
+    process = await asyncio.to_thread(Process, write_config(tmp_path, judge))
+    resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (128, 128))
+    held = []
+    try:
+        for _ in range(200):
+            held.append(connect(process.url))
+            held[-1].send(b"POST /v1/rewards HTT")
+        async with asyncio.timeout(30):
+            assert (await call(f"{process.url}/healthz"))[0] == 200
+            assert (await call(f"{process.url}/v1/rewards", ONE))[0] == 200
+    finally:
+        process.close()
+        for connected in held:
+            connected.close()
+
+
+async def test_who_does_not_read_its_answer_is_closed(serve, judge, monkeypatch):
+    monkeypatch.setattr("spct_plugin.server.run.UNREAD_S", 0.5)
+    server = await serve()
+    judge.answer = judge.ramble
+    with connect(server.url) as asking:
+        asking.sendall(post({"groups": [group("a")], "judgements": True}))
+        await until(lambda: server.server.server_state.connections)
+        await until(lambda: not server.server.server_state.connections)
+
+
 async def test_no_queue_grows_beyond_its_limit(serve, judge):
     server = await serve(serve={"at_once": 2, "waiting": 3})
     judge.delay_s = 0.3
@@ -184,6 +290,24 @@ async def test_one_run_leaves_room_for_another(serve, judge):
     ]
     assert await first == 200
     assert await ask("greedy", 3) == 200
+
+
+async def test_openrlhfs_queries_share_the_room_of_who_names_no_run(serve_wire, judge):
+    server = await serve_wire(serve={"per_run": 3})
+    judge.may_answer.clear()
+    url = f"{server.url}/v1/rewards"
+    asking = [asyncio.create_task(call(url, {"groups": [group("a"), group("b")]}))]
+    await until(lambda: len(judge.asked) == 2)
+    async with asyncio.timeout(10):
+        status, headers, answer = await call(f"{server.url}/get_reward", queries("a", "b"))
+    assert status == 429
+    assert "serve.per_run" in answer["detail"]
+    assert headers["Retry-After"] == "1"
+    asking.append(asyncio.create_task(call(url, {"groups": [group("c")] * 3, "run": "other"})))
+    await until(lambda: ("c",) in judge.asked)
+    judge.may_answer.set()
+    assert [found[0] for found in await asyncio.gather(*asking)] == [200, 200]
+    assert (await call(f"{server.url}/get_reward", queries("a", "b")))[0] == 200
 
 
 async def test_a_refused_group_is_judged_when_it_comes_again(serve, judge):

@@ -1,12 +1,15 @@
 """POST /v1/rewards: groups in, rewards out, each request id answered once."""
 
 import asyncio
+import json
 
 import pytest
+from pydantic import ValidationError
 from scripted_plugin import content_score
 from serving import call, group, metric, until
 
-from spct_plugin.server.wire import RewardsResponse
+from spct_plugin.server.openrlhf_wire import OpenRLHFRequest
+from spct_plugin.server.wire import DEEPEST, JudgementResponse, RewardsRequest, RewardsResponse
 from spct_plugin.testing import Reply
 
 TEXTS = ("one park", "two parks", "three notes")
@@ -212,3 +215,99 @@ async def test_bad_bodies_are_refused_in_one_line(name, serve):
     assert answer["detail"]
     assert "\n" not in answer["detail"]
     assert answer["request_id"] == headers["X-Request-ID"]
+
+
+MANY = 10_000
+KEYS = {f"key {i}": 1 for i in range(MANY)}
+
+
+def turns(**keys):
+    return [{"role": "assistant", "content": "a", **keys}]
+
+
+WRONG = {
+    "completions": (RewardsRequest, {"groups": [group(*[1] * MANY)]}),
+    "groups": (RewardsRequest, {"groups": [{}] * MANY}),
+    "turns": (RewardsRequest, {"groups": [group([{}] * MANY, prompt=[1] * MANY)]}),
+    "completions of turns": (RewardsRequest, {"groups": [group(*[[{}]] * MANY)]}),
+    "parts": (RewardsRequest, {"groups": [group(turns(content=[1] * MANY))]}),
+    "tool calls": (RewardsRequest, {"groups": [group(turns(tool_calls=[1] * MANY))]}),
+    "principles": (RewardsRequest, {"groups": [group("a", principles=[1] * MANY)]}),
+    "keys of a request": (RewardsRequest, KEYS),
+    "keys of a group": (RewardsRequest, {"groups": [group("a", **KEYS)]}),
+    "queries": (OpenRLHFRequest, {"query": [1] * MANY, "prompts": [1] * MANY}),
+    "answered groups": (RewardsResponse, {"request_id": "a", "groups": [{}] * MANY}),
+    "answered numbers": (
+        RewardsResponse,
+        {"request_id": "a", "groups": [{"rewards": ["a"] * MANY, "votes": [-1] * MANY}]},
+    ),
+    "answered failures": (RewardsResponse, {"request_id": "a", "groups": [{"failures": KEYS}]}),
+    "answered scores": (JudgementResponse, {"scores": ["a"] * MANY, "indices": ["a"] * MANY}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_many_mistakes_are_not_all_listed(name):
+    """Each would be an object: a million of them took 10 s and 1.7 GB, while nobody was served."""
+    model, body = WRONG[name]
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(body)
+    assert caught.value.error_count() < 30
+
+
+async def test_an_unknown_key_is_named(serve):
+    server = await serve()
+    body = {"groups": [group("a", labels=1)]}
+    status, _, answer = await call(f"{server.url}/v1/rewards", body)
+    assert status == 422
+    assert answer["detail"].startswith("groups.0: ")
+    assert answer["detail"].endswith("found 'labels'")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        turns(tool_calls=[{"a": "DEEP"}]),
+        turns(content=[{"type": "text", "text": "a", "b": "DEEP"}]),
+    ],
+    ids=["tool calls", "parts"],
+)
+async def test_what_is_nested_too_deeply_is_refused(place, serve):
+    """What recurses downstream would end in an error of the server's at some depth near 1,000."""
+    server = await serve()
+    for levels, expected in ((DEEPEST, 200), (DEEPEST + 1, 422), *((n, 422) for n in (900, 946))):
+        inner = levels - 2
+        body = json.dumps({"groups": [group(place)], "request_id": f"deep-{levels}"})
+        data = body.replace('"DEEP"', "[" * inner + "]" * inner).encode()
+        status, _, answer = await call(f"{server.url}/v1/rewards", data=data)
+        assert status == expected, (levels, answer)
+
+
+async def test_too_many_groups_are_counted_before_they_are_read(serve):
+    """Hundreds of thousands of small ones took seconds to read, while nobody was served."""
+    server = await serve(serve={"groups": 2})
+    for many in ([{}] * 3, [group("a")] * 3):
+        status, _, answer = await call(f"{server.url}/v1/rewards", {"groups": many})
+        assert status == 413
+        assert "at most 2 groups (serve.groups), found 3" in answer["detail"]
+    # Not said to be JSON, it is none to the server, however deep.
+    plain = {"data": b"[" * 100_000, "Content_Type": "text/plain"}
+    assert (await call(f"{server.url}/v1/rewards", **plain))[0] == 422
+
+
+RULES = {
+    "NaN": "[float('nan')] * len(completions)",
+    "too few": "[]",
+    "no numbers": "'ab'",
+    "raises": "[1 / 0]",
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+async def test_a_rule_that_fails_is_a_final_answer_that_names_it(name, serve, tmp_path):
+    (tmp_path / "rules.py").write_text(f"def broken(completions, **_):\n    return {RULES[name]}")
+    rule = f"{tmp_path / 'rules.py'}:broken"
+    server = await serve(reward={"rewards": [{"grm": {}}, {"path": rule}]})
+    status, _, answer = await call(f"{server.url}/v1/rewards", {"groups": [group("a", "b")]})
+    assert status == 422, answer
+    assert rule in answer["detail"]

@@ -1,10 +1,11 @@
 """POST /get_reward: OpenRLHF's wire, whose other end tests/openrlhf/test_wire.py fixes.
 
 POST {"query": [text], "prompts": [text], "labels": [any]}
-200  {"rewards": [number], "scores": [number], "extra_logs": {name: [number]}}
+200  {"rewards": [number], "scores": [number], "extra_logs": {name: [number]}, "versions": [text]}
 """
 
 import asyncio
+import json
 import math
 
 import pytest
@@ -57,6 +58,7 @@ async def test_each_completion_is_judged_alone(serve_wire, judge, prompt, tokeni
     )
     assert (status, headers["Content-Type"]) == (200, "application/json")
     assert answer["rewards"] == [content_score(text) for text in TEXTS]
+    assert answer["versions"] == [server.desk.version] * len(TEXTS)
     assert answer["scores"] == [pytest.approx((content_score(text) - 1) / 9) for text in TEXTS]
     assert answer["extra_logs"]["spct_failed"] == [0.0] * 4
     assert len(answer["extra_logs"]) == 7
@@ -67,9 +69,10 @@ async def test_each_completion_is_judged_alone(serve_wire, judge, prompt, tokeni
 
 async def test_a_query_of_none_is_answered_with_none(serve_wire):
     server = await serve_wire()
+    none = {"rewards": [], "scores": [], "extra_logs": {}, "versions": []}
     for nothing in ({"query": [], "prompts": [], "labels": []}, {"query": []}):
         status, _, answer = await call(f"{server.url}/get_reward", nothing)
-        assert (status, answer) == (200, {"rewards": [], "scores": [], "extra_logs": {}})
+        assert (status, answer) == (200, none)
 
 
 async def test_older_clients_send_less_and_scalars_do(serve_wire, prompt, tokenizer):
@@ -146,6 +149,7 @@ async def test_what_cannot_be_read_is_refused(serve_wire, prompt, tokenizer):
         (good | {"query": ["something else"] * 2}, "cannot tell prompt and completion apart"),
         (good | {"query": ["no chat a", "no chat b"], "prompts": ["no chat "] * 2}, "cannot read"),
         (good | {"labels": [["a"], ["b"]]}, "label: expected a text"),
+        (good | {"labels": ["", json.loads("[" * 900 + "]" * 900)]}, "levels of nesting"),
         ({"prompts": []}, "query: Field required"),
         ({"query": [7]}, "query"),
     ):
@@ -181,3 +185,14 @@ async def test_without_a_tokenizer_the_wire_says_what_is_missing(serve):
     assert status == 501
     assert "openrlhf.tokenizer" in answer["detail"]
     assert (await call(f"{server.url}/v1/rewards", {"groups": [group("a")]}))[0] == 200
+
+
+async def test_more_than_allowed_is_too_large_before_it_is_read(serve_wire, prompt, tokenizer):
+    server = await serve_wire(serve={"groups": 2, "completions": 2, "text_chars": 100})
+    for body, said in (
+        ({"query": ["a"] * 5}, "at most 4 queries"),
+        (posted(prompt, tokenizer, ["a" * 300]), "serve.text_chars"),
+    ):
+        status, _, answer = await call(f"{server.url}/get_reward", body)
+        assert status == 413, answer
+        assert said in answer["detail"]

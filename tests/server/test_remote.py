@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+from contextlib import suppress
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from serving import TOKEN
 
 from spct_plugin import ConfigError, EngineError, JudgeTask, RewardError, RewardModel, SPCTConfig
 from spct_plugin.client import RewardClient
-from spct_plugin.config import RemoteConfig
+from spct_plugin.sections import RemoteConfig
 from spct_plugin.server.wire import GroupRequest
 from spct_plugin.store import read_groups
 from spct_plugin.testing import Reply
@@ -146,7 +147,7 @@ async def test_the_token_is_sent_and_a_wrong_one_is_final(serve, monkeypatch):
 
 
 class Liar:
-    """A server whose answers a test makes; `replies` come first."""
+    """A server whose answers a test makes; `replies` come first, None = the connection breaks."""
 
     def __init__(self, change):
         self.change = change
@@ -170,6 +171,8 @@ class Liar:
         self.bodies.append(body)
         if self.replies:
             reply = self.replies.pop(0)
+            if callable(reply):
+                return await reply(request)
             if reply is None:
                 request.transport.abort()
                 return web.Response()
@@ -257,6 +260,80 @@ async def test_what_cannot_pass_is_final(status, failure):
     assert len(server.bodies) == 1
 
 
+@pytest.mark.parametrize(
+    ("task", "limit"),
+    [
+        (JudgeTask("a", ["b" * 101]), "serve.text_chars"),
+        (JudgeTask("a", ["b"] * 4), "serve.completions"),
+        (JudgeTask("a" * 3000, ["b"]), "serve.body_bytes"),
+    ],
+)
+async def test_what_is_larger_than_allowed_is_no_outage(task, limit, serve):
+    server = await serve(serve={"text_chars": 100, "completions": 3, "body_bytes": 2000})
+    model = RewardModel(client_config(server))
+    [votes] = await model.vote([task])
+    await model.aclose()
+    assert votes.failures == {"too_long": 1}
+    assert limit in votes.judgements[0].detail
+
+
+async def test_what_cannot_be_sent_is_no_outage():
+    deep = json.loads("[" * 150 + "]" * 150)
+    turn = {"role": "assistant", "content": "", "tool_calls": [{"a": deep}]}
+    async with Liar(lambda *_: None) as server:
+        model = RewardModel(client_config(server))
+        [votes] = await model.vote([JudgeTask("a", [[turn]])])
+        await model.aclose()
+    assert votes.failures == {"too_long": 1}
+    assert not server.bodies
+
+
+async def test_a_failed_rule_is_not_judged_again_and_again(serve, judge, tmp_path):
+    (tmp_path / "rules.py").write_text("def nan(completions, **_):\n    return [float('nan')]")
+    rules = [{"grm": {}}, {"path": f"{tmp_path / 'rules.py'}:nan"}]
+    server = await serve(reward={"rewards": rules})
+    async with RewardClient(RemoteConfig(url=server.url, patience_s=5)) as client:
+        with pytest.raises(EngineError, match=r"422: .*rules\.py:nan") as caught:
+            await client.rewards([GroupRequest(prompt="a", completions=["b"])])
+    assert not caught.value.retryable
+    assert sum(judge.asked.values()) == 2
+
+
+async def test_patience_ends_a_try_too():
+    async def never(_):
+        await asyncio.sleep(30)
+
+    async with Liar(lambda *_: None) as server:
+        server.replies = [never]
+        config = RemoteConfig(url=server.url, patience_s=0.3, request_timeout_s=4)
+        start = asyncio.get_running_loop().time()
+        async with RewardClient(config) as client:
+            with pytest.raises(EngineError, match="no answer in time") as caught:
+                await client.rewards([GroupRequest(prompt="a", completions=["b"])])
+        assert asyncio.get_running_loop().time() - start < 3
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("status", [200, 503])
+async def test_an_answer_without_end_is_none(status, monkeypatch):
+    monkeypatch.setattr("spct_plugin.client.LONGEST_ANSWER", 100_000)
+
+    async def endless(request):
+        response = web.StreamResponse(status=status)
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await response.write(b" " * 10_000)
+        return response
+
+    async with Liar(lambda *_: None) as server:
+        server.replies = [endless]
+        async with RewardClient(RemoteConfig(url=server.url, patience_s=2)) as client:
+            with pytest.raises(EngineError, match="expected at most 100000 bytes") as caught:
+                await client.rewards([GroupRequest(prompt="a", completions=["b"])])
+    assert not caught.value.retryable
+
+
 async def test_a_lost_group_weighs_as_much_as_a_judged_one(serve, judge):
     server = await serve(vote={"k": 4})
     model = RewardModel(client_config(server, server={"patience_s": 0.3}))
@@ -308,7 +385,7 @@ async def test_files_are_judged_where_the_judge_stands(serve, tmp_path, spct):
     (tmp_path / "client.yaml").write_text(yaml.safe_dump({"server": {"url": server.url}}))
     run = ("judge", "tasks.jsonl", "-o", "out.jsonl", "-c", "client.yaml")
     code, _, errors = await asyncio.to_thread(spct, *run)
-    assert code == 1
+    assert code == 2
     assert "`spct judge` and `spct eval` need the judge's own configuration" in errors
 
 
