@@ -82,7 +82,7 @@ class RewardModel:
     ) -> Voter:
         if engine is None and self.config.server.url is not None:
             # Imported now, as it brings an HTTP client.
-            from spct_plugin.client import RemoteVoter
+            from spct_plugin.remote import RemoteVoter
 
             return RemoteVoter(self.config.server)
         if engine is None and meta_rm is None:

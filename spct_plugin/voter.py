@@ -3,7 +3,7 @@
     voter = LocalVoter(config, engine, template, meta_rm, store)
     votes = await voter.vote(task, deadline=None)
 
-`RewardModel` asks a voter for each group; the other kind asks a server (`client.RemoteVoter`).
+`RewardModel` asks a voter for each group; the other kind asks a server (`remote.RemoteVoter`).
 """
 
 from __future__ import annotations

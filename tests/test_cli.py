@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -178,6 +179,7 @@ MISTAKES = {
         "cannot make the folder 'tasks.jsonl'",
     ),
     "wrong configuration": (2, ["config", "-s", "vote.k=0"], "vote.k: "),
+    "a port that is taken": (2, ["serve", "--port", "{port}"], "cannot listen on 127.0.0.1 port"),
     "no such plugin file": (2, ["config", "-s", "plugins=[no.py]"], "no.py"),
     "no such gold tasks": (
         2,
@@ -202,7 +204,9 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("code", "command", "message"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_one_line_and_an_exit_code(spct, files, code, command, message):
-    found, output, errors = spct(*command)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = str(listening.getsockname()[1])
+        found, output, errors = spct(*(word.replace("{port}", port) for word in command))
     assert (found, output) == (code, "")
     assert errors.startswith("spct: ")
     assert errors.count("\n") == 1

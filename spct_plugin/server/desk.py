@@ -220,6 +220,8 @@ class Desk:
 
     async def keep_trying(self) -> None:
         """Judge a trial group now and then while the server is not ready."""
+        if getattr(self.config.engine, "model", "") == "tiny":
+            log.warning("the bundled judge is a toy that knows only its own toy world")
         while True:
             if not self.is_ready and not self.draining:
                 await self._try()

@@ -17,6 +17,7 @@ from types import FrameType
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from spct_plugin.errors import ConfigError
 from spct_plugin.server.app import make_app
 from spct_plugin.server.desk import Desk
 from spct_plugin.server.logs import json_on_stderr
@@ -198,6 +199,22 @@ def make_server(desk: Desk) -> DrainingServer:
     return DrainingServer(config, desk)
 
 
+def _check_address(host: str, port: int) -> None:
+    """Find out now what uvicorn would tell late, in several lines.
+
+    Raises:
+        ConfigError: Nothing can listen there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ConfigError(
+            f"serve.host, serve.port: cannot listen on {host} port {port}: "
+            f"{error.strerror or error}; choose another with --host or --port, or stop what listens"
+        ) from None
+
+
 def serve(desk: Desk) -> int:
     """Serve until SIGTERM or SIGINT, and log to stderr. For the main thread of its own process.
 
@@ -206,9 +223,10 @@ def serve(desk: Desk) -> int:
         number. A process that does not end by then, whatever holds it, is ended with that.
 
     Raises:
-        ConfigError: The token's environment variable is not set.
+        ConfigError: The token's environment variable is not set, or nothing can listen there.
     """
     server = make_server(desk)
+    _check_address(desk.config.serve.host, desk.config.serve.port)
     for sig in (signal.SIGTERM, signal.SIGINT):
         # Not given back, as a second one must end what still has threads to wait for, too.
         signal.signal(sig, server.handle_exit)

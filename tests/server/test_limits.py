@@ -255,6 +255,7 @@ async def test_who_does_not_read_its_answer_is_closed(serve, judge, monkeypatch)
         asking.sendall(post({"groups": [group("a")], "judgements": True}))
         await until(lambda: server.server.server_state.connections)
         await until(lambda: not server.server.server_state.connections)
+        assert server.desk.is_idle
 
 
 async def test_no_queue_grows_beyond_its_limit(serve, judge):
