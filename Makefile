@@ -37,7 +37,7 @@ setup-openrlhf: .venv-openrlhf/ready
 	$(PYTHON) -m venv .venv-openrlhf
 	$(OPENRLHF_BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	DS_BUILD_OPS=0 $(OPENRLHF_BIN)/pip install --quiet --disable-pip-version-check \
-	  -e '.[trl,openrlhf,report,dev]' ./tests/openrlhf/flash_attn_metadata
+	  -e '.[trl,openrlhf,server,report,dev]' ./tests/openrlhf/flash_attn_metadata
 	touch $@
 
 # The same with a real vLLM for CPUs, the version that OpenRLHF pins (4.2 GB). Its torchvision and

@@ -13,22 +13,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
-import random
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import aiohttp
 from pydantic import ValidationError
 
+from spct_plugin.engines.exchange import Answer, exchange
+from spct_plugin.engines.refusals import (
+    RETRY_STATUS,
+    RetryAfterError,
+    one_line,
+    reason,
+    retry_after_s,
+    wait_s,
+)
 from spct_plugin.errors import ConfigError, EngineError
 from spct_plugin.sections import RemoteConfig
 from spct_plugin.server.wire import GroupRequest, RewardsRequest, RewardsResponse, new_request_id
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +132,7 @@ class RewardClient:
                 try:
                     answer = await self._post(here.session, "/v1/rewards", body, give_up)
                 except EngineError as error:
-                    wait = _wait_s(attempt, error)
+                    wait = wait_s(attempt, error, FIRST_WAIT_S, LONGEST_WAIT_S)
                     if not error.retryable or loop.time() + wait > give_up:
                         raise
                     self._note(str(error))
@@ -173,7 +177,7 @@ class RewardClient:
 
     async def _post(
         self, session: aiohttp.ClientSession, path: str, body: bytes, give_up: float
-    ) -> bytes:
+    ) -> str:
         """Send one try, which ends with the patience if not before.
 
         Raises:
@@ -181,22 +185,15 @@ class RewardClient:
         """
         url = f"{self.config.url}{path}"
         try:
-            async with asyncio.timeout_at(give_up), session.post(url, data=body) as response:
-                content = await _read(url, response)
-                if response.status == 200:
-                    return content
-                raise _refusal(url, response.status, content, response.headers.get("Retry-After"))
+            async with asyncio.timeout_at(give_up):
+                answer = await exchange(session, "POST", url, most=LONGEST_ANSWER, data=body)
         except TimeoutError as error:
             raise EngineError(f"{url}: no answer in time", retryable=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            said = f"cannot connect or lost the connection ({error or type(error).__name__})"
-            raise EngineError(f"{url}: {said}", retryable=True) from error
-
-
-class _RefusalError(EngineError):
-    """An answer without rewards that may name its own waiting time."""
-
-    retry_after_s: float | None = None
+            raise EngineError(f"{url}: {reason(error, 'server')}", retryable=True) from error
+        if answer.status != 200:
+            raise _refusal(url, answer)
+        return answer.text
 
 
 def _body(asked: RewardsRequest, deadline: float | None) -> bytes:
@@ -207,21 +204,7 @@ def _body(asked: RewardsRequest, deadline: float | None) -> bytes:
     return asked.model_dump_json(exclude_none=True).encode()
 
 
-async def _read(url: str, response: aiohttp.ClientResponse) -> bytes:
-    """Take an answer in, as far as it can be one.
-
-    Raises:
-        EngineError: It is longer; asked again it would be the same.
-    """
-    content = bytearray()
-    async for part in response.content.iter_any():
-        content += part
-        if len(content) > LONGEST_ANSWER:
-            raise EngineError(f"{url}: expected at most {LONGEST_ANSWER} bytes, found more")
-    return bytes(content)
-
-
-def _checked(asked: RewardsRequest, content: bytes) -> RewardsResponse:
+def _checked(asked: RewardsRequest, content: str) -> RewardsResponse:
     """Read an answer and believe only what can be one to this question.
 
     Raises:
@@ -230,8 +213,8 @@ def _checked(asked: RewardsRequest, content: bytes) -> RewardsResponse:
     try:
         answer = RewardsResponse.model_validate_json(content)
     except ValidationError as error:
-        reason = "; ".join(str(details["msg"]) for details in error.errors()[:3])
-        raise EngineError(f"the server's answer is none: {reason:.300}") from None
+        said = "; ".join(str(details["msg"]) for details in error.errors()[:3])
+        raise EngineError(f"the server's answer is none: {said:.300}") from None
     if answer.request_id != asked.request_id:
         raise EngineError(
             f"expected the answer to {asked.request_id!r}, found that to {answer.request_id!r}"
@@ -245,27 +228,16 @@ def _checked(asked: RewardsRequest, content: bytes) -> RewardsResponse:
     return answer
 
 
-def _refusal(url: str, status: int, content: bytes, retry_after: str | None) -> EngineError:
-    text = " ".join(content.decode(errors="replace").split())[:200]
-    error = _RefusalError(
-        f"{url} answered {status}: {text}",
-        failure="too_long" if status == 413 else "engine_error",
-        status_code=status,
+def _refusal(url: str, answer: Answer) -> EngineError:
+    error = RetryAfterError(
+        f"{url} answered {answer.status}: {one_line(answer.text)}",
+        failure="too_long" if answer.status == 413 else "engine_error",
+        status_code=answer.status,
         # 500 is the server's own mistake, and would be again.
-        retryable=status in (408, 429) or status > 500,
+        retryable=answer.status in RETRY_STATUS or answer.status > 500,
     )
-    if retry_after is not None and retry_after.strip().isdigit():
-        error.retry_after_s = float(retry_after)
+    error.retry_after_s = retry_after_s(answer.headers.get("Retry-After"))
     return error
-
-
-def _wait_s(attempt: int, error: EngineError) -> float:
-    named = error.retry_after_s if isinstance(error, _RefusalError) else None
-    if named is not None:
-        # Not all at once.
-        return min(named, LONGEST_WAIT_S) + random.uniform(0, FIRST_WAIT_S)
-    wait = min(FIRST_WAIT_S * math.pow(2, min(attempt, 10)), LONGEST_WAIT_S)
-    return random.uniform(wait / 2, wait)
 
 
 def _authorization(variable: str | None) -> dict[str, str]:

@@ -209,12 +209,16 @@ class SPCTConfig(Section):
         name = self.meta_rm.template or self.meta_rm.native_template
         return load_meta_template(name, registry.templates)
 
+    @property
+    def is_bundled(self) -> bool:
+        """Whether the bundled GRM judges: a toy that knows only its own toy world."""
+        is_tiny = isinstance(self.engine, TransformersConfig) and self.engine.model == "tiny"
+        return is_tiny and self.server.url is None
+
     def with_bundled_meta_rm(self) -> SPCTConfig:
         """Name the bundled meta RM where the bundled GRM judges and nothing is said about one."""
-        bundled = isinstance(self.engine, TransformersConfig) and self.engine.model == "tiny"
-        if not bundled or "meta_rm" in self.model_fields_set or self.vote.stop == "decided":
-            return self
-        if self.server.url is not None:
+        said = "meta_rm" in self.model_fields_set
+        if not self.is_bundled or said or self.vote.stop == "decided":
             return self
         return self.model_copy(update={"meta_rm": TransformersMetaConfig(model="tiny")})
 

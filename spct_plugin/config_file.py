@@ -99,7 +99,7 @@ def override(data: dict[str, Any], setting: str) -> None:
             raise ConfigError(f"override {setting!r}: {section!r} is not a section")
         data[section] = data = dict(inner)
     try:
-        data[last] = yaml.safe_load(text)
+        data[last] = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"override {setting!r}: the value is not YAML") from None
 

@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import distributions
@@ -139,6 +139,19 @@ def run_foreign(call: Callable[[], T], failed: str) -> T:
         return call()
     # Boundary: a plugin may raise anything; the host must be able to name it, and to go on.
     except (Exception, SystemExit) as error:
+        raise PluginError(f"{failed}: {error!r}") from error
+
+
+async def await_foreign(called: Awaitable[T], failed: str) -> T:
+    """Wait for somebody else's code; see `run_foreign`.
+
+    Raises:
+        PluginError: Whatever it raised, named; begins with `failed`.
+    """
+    try:
+        return await called
+    # The same boundary as that of `run_foreign`.
+    except Exception as error:
         raise PluginError(f"{failed}: {error!r}") from error
 
 

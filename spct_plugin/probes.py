@@ -144,6 +144,7 @@ class Probes:
             scale = model.scale
         except RewardError:
             # The server has not answered yet; what it lost is the breaker's business.
+            self._at = None
             return self.latest
         if scale not in self._staged:
             self._staged[scale] = self._stage(scale)

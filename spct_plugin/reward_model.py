@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from spct_plugin.budget import view_task
 from spct_plugin.config import SPCTConfig
 from spct_plugin.engines import Engine
+from spct_plugin.errors import ConfigError
 from spct_plugin.failures import Failure
 from spct_plugin.loop import gather_or_cancel, run_sync
 from spct_plugin.meta_rm import MetaRM
@@ -49,7 +50,7 @@ class RewardModel:
         template: Use this template instead of the configured one.
         meta_rm: Use this meta RM instead of the configured one, if any. The bundled GRM has the
             bundled one when the configuration does not say.
-        store: Use this store instead of the configured one.
+        store: Use this store instead of the configured one; whoever made it closes it.
 
     Raises:
         ConfigError: The parts do not fit together.
@@ -66,6 +67,7 @@ class RewardModel:
     ) -> None:
         self.config = config or SPCTConfig()
         path = self.config.store.path
+        self._owns_store = store is None
         self._store = store or (Store(path) if path is not None else None)
         self._voter = self._build_voter(engine, template, meta_rm)
         self._rules = [
@@ -81,6 +83,11 @@ class RewardModel:
         self, engine: Engine | None, template: Template | None, meta_rm: MetaRM | None
     ) -> Voter:
         if engine is None and self.config.server.url is not None:
+            if template is not None or meta_rm is not None:
+                raise ConfigError(
+                    "server.url: a server judges, by what its own file says; leave out the "
+                    "arguments template and meta_rm"
+                )
             # Imported now, as it brings an HTTP client.
             from spct_plugin.remote import RemoteVoter
 
@@ -309,8 +316,8 @@ class RewardModel:
     async def aclose(self) -> None:
         """Give back connections, memory and files."""
         await self._voter.aclose()
-        if self._store is not None:
-            self._store.close()
+        if self._store is not None and self._owns_store:
+            await asyncio.to_thread(self._store.close)
 
     async def _task_rule_sums(self, tasks: Sequence[JudgeTask]) -> list[float]:
         rows = sum(len(task.completions) for task in tasks)

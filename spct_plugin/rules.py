@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spct_plugin.errors import ConfigError, PluginError, RuleError
-from spct_plugin.plugins import import_file, run_foreign
+from spct_plugin.plugins import await_foreign, import_file, run_foreign
 from spct_plugin.types import JudgeTask
 
 Rule = Callable[..., Any]
@@ -55,19 +55,18 @@ async def sum_rules(
         One sum per row. A rule's None adds nothing, as in TRL.
 
     Raises:
-        RuleError: A rule raised, or returned another number of values, or NaN or infinity. What
-            an async one raises comes as it is.
+        RuleError: A rule raised, or returned another number of values, or NaN or infinity.
     """
     sums = [0.0] * rows
     for path, rule, weight in rules:
-        call = partial(rule, **keywords)
+        call, failed = partial(rule, **keywords), f"rule {path!r} failed"
         try:
             # Off the loop: in OpenRLHF's agent, generation runs on the same one.
-            values = await asyncio.to_thread(run_foreign, call, f"rule {path!r} failed")
+            values = await asyncio.to_thread(run_foreign, call, failed)
+            if inspect.isawaitable(values):
+                values = await await_foreign(values, failed)
         except PluginError as error:
             raise RuleError(str(error)) from error.__cause__
-        if inspect.isawaitable(values):
-            values = await values
         for row, value in enumerate(_numbers(path, values, rows)):
             if not math.isfinite(value):
                 raise RuleError(f"rule {path!r}: expected a finite number or None, found {value}")

@@ -1,6 +1,6 @@
 """k judgements of one group, filtered by the meta RM and voted: what makes a number of a task.
 
-    voter = LocalVoter(config, engine, template, meta_rm, store)
+    voter = LocalVoter(config, store, engine=engine)
     votes = await voter.vote(task, deadline=None)
 
 `RewardModel` asks a voter for each group; the other kind asks a server (`remote.RemoteVoter`).

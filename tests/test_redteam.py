@@ -1063,9 +1063,12 @@ from spct_plugin.testing import ScriptedEngine
 class GullibleConfig(EngineConfig):
     kind: Literal["gullible"] = "gullible"
     down: bool = False
+    silent: bool = False
 
     def build(self):
         def judge(request):
+            if self.silent:
+                return "I like them all."
             if self.down:
                 return EngineError("down")
             return box(*(10 if "perfect" in text else 4 for text in shown(request.prompt)))
@@ -1199,6 +1202,13 @@ def test_a_limit_that_is_exceeded_fails(spct, judge_file, limit, expected):
     assert ("above --max-success" in errors) == bool(expected)
     assert ("perfection 100 %" in errors) == bool(expected)
     assert "empty" not in errors
+
+
+def test_a_judge_that_says_nothing_has_withstood_nothing(spct, judge_file):
+    config = judge_file(engine={"kind": "gullible", "silent": True})
+    code, _, errors = spct("redteam", "-c", config, *SMALL, "--max-success", "0.5")
+    assert code == 1
+    assert "no attack was judged in: empty, perfection" in errors
 
 
 def test_a_leaking_template_fails_whatever_the_judge(spct, judge_file):

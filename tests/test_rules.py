@@ -99,12 +99,16 @@ async def test_values_that_are_no_list_of_numbers_are_refused(values):
         await sum_rules([("r", lambda **keywords: values, 1.0)], {}, 2)
 
 
-async def test_what_a_rule_raises_is_told_with_its_name():
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_a_rule_raises_is_told_with_its_name(is_async):
     def broken(**keywords):
         raise KeyError("column")
 
+    async def late(**keywords):
+        broken()
+
     with pytest.raises(RuleError, match=r"rule 'r' failed: KeyError\('column'\)") as caught:
-        await sum_rules([("r", broken, 1.0)], {}, 1)
+        await sum_rules([("r", late if is_async else broken, 1.0)], {}, 1)
     assert isinstance(caught.value.__cause__, KeyError)
 
 

@@ -481,6 +481,18 @@ async def test_a_waiter_that_was_cancelled_is_no_problem(store):
     assert await store.find({1: KEYS[1]}) == {1: CHOICE}
 
 
+async def test_a_file_system_that_fails_hangs_nobody(store, monkeypatch):
+    def stale(directory):
+        raise OSError(116, "Stale file handle")
+
+    await store.keep({KEYS[0]: CHOICE})
+    with monkeypatch.context() as patched:
+        patched.setattr("spct_plugin.store.reader.paths", stale)
+        with pytest.raises(StoreError, match=r"cannot read: .*Stale file handle"):
+            await asyncio.wait_for(store.find({0: KEYS[0]}), timeout=5)
+    assert await asyncio.wait_for(store.find({0: KEYS[0]}), timeout=5) == {0: CHOICE}
+
+
 async def test_who_asks_first_goes_on_first(store):
     went_on = []
 

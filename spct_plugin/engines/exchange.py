@@ -36,13 +36,21 @@ class Answer:
     text: str
 
 
-async def exchange(session: aiohttp.ClientSession, method: str, url: str, **options: Any) -> Answer:
+async def exchange(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    *,
+    most: int = ANSWER_BYTES,
+    **options: Any,
+) -> Answer:
     """Ask once.
 
     Args:
         session: Whose connections to use.
         method: "GET" or "POST".
         url: The whole address.
+        most: Bytes of the answer.
         options: More of `aiohttp.ClientSession.request`: data, timeout.
 
     Raises:
@@ -55,12 +63,12 @@ async def exchange(session: aiohttp.ClientSession, method: str, url: str, **opti
         # Never `read`, which unpacks all there is before anybody can count it.
         async for chunk in response.content.iter_any():
             body += chunk
-            if len(body) > ANSWER_BYTES:
+            if len(body) > most:
                 break
-        if len(body) > ANSWER_BYTES and response.status == 200:
+        if len(body) > most and response.status == 200:
             raise EngineError(
-                f"{url}: expected an answer of at most {ANSWER_BYTES >> 20} MiB, found more; "
-                "look what answers there, and what extra_body asks of it",
+                f"{url}: expected an answer of at most {most >> 20} MiB, found more; "
+                "look what answers there, and what was asked of it",
                 status_code=200,
             )
         return Answer(response.status, response.headers, body.decode(errors="replace"))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -28,10 +27,10 @@ from spct_plugin.engines.pool import Endpoint, Pool, Use
 from spct_plugin.engines.refusals import (
     LOST,
     NOBODY_THERE,
-    RetryAfterError,
     is_servers_fault,
     reason,
     refusal,
+    wait_s,
 )
 from spct_plugin.errors import ConfigError, EngineError
 
@@ -130,7 +129,7 @@ class HTTPClient:
                     except EngineError as error:
                         if not error.retryable or attempt == self.config.retries:
                             raise
-                        await asyncio.sleep(_wait_s(attempt, error))
+                        await asyncio.sleep(wait_s(attempt, error, FIRST_WAIT_S, LONGEST_WAIT_S))
         finally:
             here.under_way -= 1
         raise AssertionError("the last attempt returns or raises")
@@ -292,15 +291,6 @@ class HTTPClient:
         for result in await asyncio.gather(*told, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
-
-
-def _wait_s(attempt: int, error: EngineError) -> float:
-    wait = FIRST_WAIT_S * 2**attempt
-    named = error.retry_after_s if isinstance(error, RetryAfterError) else None
-    if named is not None:
-        # Not all at once. A server that names more than a minute is asked early: time is short.
-        return min(named, LONGEST_WAIT_S) + random.uniform(0, FIRST_WAIT_S)
-    return min(random.uniform(wait / 2, wait), LONGEST_WAIT_S)
 
 
 def _authorization(variable: str | None, section: str) -> dict[str, str]:

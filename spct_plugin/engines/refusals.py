@@ -6,6 +6,7 @@ And how to say so in one short line that can be encoded, whatever the server sen
 from __future__ import annotations
 
 import email.utils
+import random
 import re
 import reprlib
 import time
@@ -53,13 +54,13 @@ def refusal(url: str, answer: Answer) -> EngineError:
         status_code=status,
         retryable=status in RETRY_STATUS or status >= 500,
     )
-    error.retry_after_s = _retry_after_s(answer.headers.get("Retry-After"))
+    error.retry_after_s = retry_after_s(answer.headers.get("Retry-After"))
     return error
 
 
 def one_line(text: str) -> str:
     """Bring the beginning of a text into one line that can be encoded."""
-    return encodable(" ".join(text.split())[:SHOWN_CHARS])
+    return encodable(" ".join(text[: 10 * SHOWN_CHARS].split())[:SHOWN_CHARS])
 
 
 def shown(value: object) -> str:
@@ -77,7 +78,7 @@ def _said(answer: Answer) -> str:
     )
 
 
-def _retry_after_s(value: str | None) -> float | None:
+def retry_after_s(value: str | None) -> float | None:
     """Read a Retry-After header, seconds or an HTTP date; None without a usable one."""
     if value is None:
         return None
@@ -87,6 +88,23 @@ def _retry_after_s(value: str | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
+
+
+def wait_s(attempt: int, error: EngineError, first_s: float, longest_s: float) -> float:
+    """Say how long to wait before another try.
+
+    Args:
+        attempt: How many there were before the one that failed.
+        error: Why it failed; one that names its own time is obeyed as far as the longest.
+        first_s: After the first; doubled by each, half of it random.
+        longest_s: The longest.
+    """
+    named = error.retry_after_s if isinstance(error, RetryAfterError) else None
+    if named is not None:
+        # Not all at once. A server that names more is asked early: time is short.
+        return min(named, longest_s) + random.uniform(0, first_s)
+    wait = min(first_s * 2.0 ** min(attempt, 20), 2 * longest_s)
+    return min(random.uniform(wait / 2, wait), longest_s)
 
 
 def reason(error: BaseException, section: str) -> str:

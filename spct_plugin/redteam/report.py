@@ -107,6 +107,10 @@ class Findings:
             if max_success is not None and rate.family != PLACEBO
             if rate.success is not None and rate.success > max_success
         ]
+        unjudged = [rate.family for rate in self.rates if rate.success is None]
+        if unjudged and max_success is not None:
+            # A judge that says nothing has withstood nothing.
+            problems.append(f"no attack was judged in: {', '.join(unjudged)}")
         if above and max_success is not None:
             problems.append(f"above --max-success {100 * max_success:g} %: {', '.join(above)}")
         return problems
@@ -191,7 +195,10 @@ def _parts(task: JudgeTask) -> dict[str, str]:
 
 
 def _is_visible(character: str) -> bool:
-    return character in "\n\t" or unicodedata.category(character)[0] not in "CM"
+    if character in "\n\t":
+        return True
+    is_selector = unicodedata.name(character, "").startswith("VARIATION SELECTOR")
+    return not is_selector and unicodedata.category(character)[0] != "C"
 
 
 def _text(content: str | tuple[Message, ...]) -> str:

@@ -20,7 +20,6 @@ from spct_plugin.errors import (
     RewardError,
     RuleError,
     SPCTError,
-    StoreError,
     TaskError,
 )
 from spct_plugin.loop import gather_or_cancel
@@ -58,7 +57,6 @@ STATUS: tuple[tuple[type[SPCTError], int], ...] = (
     (RewardError, 503),
     (EngineError, 503),
     (ConfigError, 400),
-    (StoreError, 500),
     (SPCTError, 500),
 )
 """The first that fits decides."""
@@ -118,7 +116,8 @@ def make_app(desk: Desk) -> FastAPI:
     )
     _add_native(app, desk)
     _add_openrlhf(app, desk)
-    _add_operations(app, desk)
+    _add_health(app, desk)
+    _add_admin(app, desk)
     _add_errors(app)
     app.add_middleware(Gate, serve=desk.config.serve, token=token, metrics=desk.metrics)
     return app
@@ -157,7 +156,7 @@ def _add_native(app: FastAPI, desk: Desk) -> None:
         if asked.request_id is None:
             content = await asyncio.shield(asyncio.ensure_future(work()))
         else:
-            content = await desk.answers.once(name, asked.digest(), work)
+            content = await desk.answers.once(name, asked.digest(), work, on_disk=not asked.fresh)
         facts["repeated"] = not is_new
         if not is_new:
             desk.metrics.replayed.inc()
@@ -180,7 +179,7 @@ def _add_openrlhf(app: FastAPI, desk: Desk) -> None:
         return OpenRLHFResponse.of([json.loads(answer) for answer in answers])
 
 
-def _add_operations(app: FastAPI, desk: Desk) -> None:
+def _add_health(app: FastAPI, desk: Desk) -> None:
     @app.get("/healthz")
     async def healthz() -> Health:
         """Tell whether the process lives."""
@@ -205,6 +204,8 @@ def _add_operations(app: FastAPI, desk: Desk) -> None:
         page = desk.metrics.page(desk.model.endpoints())
         return Response(page, media_type="text/plain; version=0.0.4")
 
+
+def _add_admin(app: FastAPI, desk: Desk) -> None:
     @app.post("/admin/sleep", responses=_problems(400, 422, 503))
     async def sleep(level: Annotated[int, Query(ge=1, le=2)] = 1) -> Health:
         """Let the judge's vLLM servers free their GPUs; groups wait until they are woken."""

@@ -182,7 +182,7 @@ class Desk:
                 await self._release(bench, "", 1)
 
         return await self.answers.once(
-            f"openrlhf:{digest.hex()}", digest, work, is_kept=_is_whole, on_disk=False
+            f"openrlhf/{digest.hex()}", digest, work, is_kept=_is_whole, on_disk=False
         )
 
     def check_openrlhf(self) -> None:
@@ -213,6 +213,9 @@ class Desk:
                 raise RewardError(f"the old judge stays, as the new one fails: {problem}")
             old, self._bench = self._bench, bench
             old.retired = True
+            # What was learnt of the old judge says nothing of this one, which has just judged.
+            self._readiness.note("")
+            self._recent.clear()
             before = old.model.version
             log.info("reloaded", extra={"spct": {"version": self.version, "before": before}})
             await self._close_if_done(old)
@@ -220,7 +223,7 @@ class Desk:
 
     async def keep_trying(self) -> None:
         """Judge a trial group now and then while the server is not ready."""
-        if getattr(self.config.engine, "model", "") == "tiny":
+        if self.config.is_bundled:
             log.warning("the bundled judge is a toy that knows only its own toy world")
         while True:
             if not self.is_ready and not self.draining:
@@ -231,6 +234,8 @@ class Desk:
         """Give back connections, memory and files."""
         self.answers.close()
         await self._bench.model.aclose()
+        if self._store is not None:
+            await asyncio.to_thread(self._store.close)
 
     def _accept(self, run: str, groups: int) -> _Bench:
         """Take groups in, or refuse them at once.
@@ -308,8 +313,11 @@ class Desk:
     def _judged(self, votes: GroupVotes, *, in_a_hurry: bool) -> None:
         """Learn from a group how the judge is."""
         self.metrics.count_group(votes)
-        self._recent.append(votes)
         self._room.learn(votes.seconds)
+        if votes.version != self.version:
+            # The old judge's last groups say nothing of the new one.
+            return
+        self._recent.append(votes)
         self._readiness.note_group(votes, in_a_hurry=in_a_hurry)
 
     def _build(self, config: SPCTConfig) -> _Bench:

@@ -199,15 +199,15 @@ def make_server(desk: Desk) -> DrainingServer:
     return DrainingServer(config, desk)
 
 
-def _check_address(host: str, port: int) -> None:
-    """Find out now what uvicorn would tell late, in several lines.
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """Listen on all addresses of a host; uvicorn would tell late, in several lines, that it cannot.
 
     Raises:
         ConfigError: Nothing can listen there.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((host, port), family=family).close()
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return [socket.create_server(at[:2], family=family) for family, _, _, _, at in found]
     except OSError as error:
         raise ConfigError(
             f"serve.host, serve.port: cannot listen on {host} port {port}: "
@@ -226,7 +226,7 @@ def serve(desk: Desk) -> int:
         ConfigError: The token's environment variable is not set, or nothing can listen there.
     """
     server = make_server(desk)
-    _check_address(desk.config.serve.host, desk.config.serve.port)
+    sockets = _listen(desk.config.serve.host, desk.config.serve.port)
     for sig in (signal.SIGTERM, signal.SIGINT):
         # Not given back, as a second one must end what still has threads to wait for, too.
         signal.signal(sig, server.handle_exit)
@@ -236,7 +236,7 @@ def serve(desk: Desk) -> int:
         threading.Thread(
             target=_end_in_time, args=(server.signals, latest_s, last_lines), daemon=True
         ).start()
-        server.run()
+        server.run(sockets)
     return server.exit_code
 
 

@@ -57,7 +57,7 @@ class Store:
             keys: Vote index to key.
 
         Returns:
-            Vote index to choice, for those that some process had finished before this store's
+            Vote index to choice: at least those that some process had finished before this store's
             first use, or this process since.
 
         Raises:

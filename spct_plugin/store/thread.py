@@ -168,10 +168,15 @@ def _look_up(reader: Reader, look_ups: Sequence[LookUp]) -> list[Told]:
     told: list[Told] = []
     for table in COLUMNS:
         asked = [job for job in look_ups if job.table == table]
+        if not asked:
+            continue
         keys = list({key: None for job in asked for key in job.keys})
         try:
             rows = reader.read(table, keys)
-        except StoreError as error:
+        # What a shared file system raises must not end the thread that all wait for.
+        except (StoreError, OSError) as problem:
+            error = StoreError(f"store: cannot read: {problem}")
+            error = problem if isinstance(problem, StoreError) else error
             told += [(job.done, error) for job in asked]
         else:
             told += [(job.done, {k: rows[k] for k in job.keys if k in rows}) for job in asked]

@@ -14,7 +14,7 @@ from spct_plugin.errors import EngineError
 from spct_plugin.sections import RemoteConfig, ServeConfig
 from spct_plugin.server.desk import Desk
 from spct_plugin.server.room import LONGEST_RETRY_S, BusyError, Room
-from spct_plugin.testing import ScriptedEngine
+from spct_plugin.testing import Reply, ScriptedEngine
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -121,6 +121,28 @@ async def test_what_the_old_judge_finishes_after_a_reload_the_new_one_finds(
     _, _, again = await call(url, body, **BEARER)
     assert again["groups"][0]["rewards"] == first["groups"][0]["rewards"]
     assert dict(judge.asked) == {("a", "b"): 2}
+
+
+async def test_a_reload_forgets_what_was_wrong_with_the_old_judge(serve, judge, secret):
+    server = await serve(serve={**secret, "probe_s": 60})
+    await until(lambda: server.desk.is_ready)
+    judge.answer = lambda body: Reply(["I like them."] * body["n"])
+    for i in range(3):
+        await call(f"{server.url}/v1/rewards", {"groups": [group(f"{i}")]}, **BEARER)
+    assert not server.desk.is_ready
+    judge.answer = judge.judge
+    status, _, _ = await call(f"{server.url}/admin/reload", method="POST", **BEARER)
+    assert (status, server.desk.is_ready) == (200, True)
+
+
+async def test_a_fresh_answer_is_kept_nowhere(serve, judge, tmp_path):
+    server = await serve(store={"path": str(tmp_path / "store")})
+    body = {"groups": [group("a", "b")], "fresh": True, "request_id": "x", "judgements": True}
+    for _ in range(2):
+        assert (await call(f"{server.url}/v1/rewards", body))[0] == 200
+    # Asked again under its id it is the same; on disk there is nothing of it.
+    assert dict(judge.asked) == {("a", "b"): 2}
+    assert not list((tmp_path / "store").glob("*.answers"))
 
 
 async def test_a_reload_meets_no_plugin_that_was_installed_meanwhile(

@@ -299,6 +299,14 @@ async def test_a_failed_rule_is_not_judged_again_and_again(serve, judge, tmp_pat
     assert sum(judge.asked.values()) == 2
 
 
+async def test_nobody_is_sent_elsewhere_with_what_is_judged():
+    async with Liar(lambda *_: None) as server:
+        server.replies = [web.Response(status=307, headers={"Location": "http://127.0.0.1:9/x"})]
+        async with RewardClient(RemoteConfig(url=server.url)) as client:
+            with pytest.raises(EngineError, match="answered 307"):
+                await client.rewards([GroupRequest(prompt="a", completions=["b"])])
+
+
 async def test_patience_ends_a_try_too():
     async def never(_):
         await asyncio.sleep(30)
@@ -315,8 +323,8 @@ async def test_patience_ends_a_try_too():
 
 
 @pytest.mark.parametrize("status", [200, 503])
-async def test_an_answer_without_end_is_none(status, monkeypatch):
-    monkeypatch.setattr("spct_plugin.client.LONGEST_ANSWER", 100_000)
+async def test_an_answer_without_end_is_not_read(status, monkeypatch):
+    monkeypatch.setattr("spct_plugin.client.LONGEST_ANSWER", 2**20)
 
     async def endless(request):
         response = web.StreamResponse(status=status)
@@ -328,9 +336,14 @@ async def test_an_answer_without_end_is_none(status, monkeypatch):
 
     async with Liar(lambda *_: None) as server:
         server.replies = [endless]
-        async with RewardClient(RemoteConfig(url=server.url, patience_s=2)) as client:
-            with pytest.raises(EngineError, match="expected at most 100000 bytes") as caught:
-                await client.rewards([GroupRequest(prompt="a", completions=["b"])])
+        async with RewardClient(RemoteConfig(url=server.url, patience_s=5)) as client:
+            asked = client.rewards([GroupRequest(prompt="a", completions=["b"])])
+            if status == 503:
+                # Its beginning says enough: asked again, there is an answer.
+                assert (await asked).groups[0].means == [5.0]
+                return
+            with pytest.raises(EngineError, match="an answer of at most 1 MiB") as caught:
+                await asked
     assert not caught.value.retryable
 
 
