@@ -275,12 +275,14 @@ async def test_an_unknown_key_is_named(serve):
 async def test_what_is_nested_too_deeply_is_refused(place, serve):
     """What recurses downstream would end in an error of the server's at some depth near 1,000."""
     server = await serve()
-    for levels, expected in ((DEEPEST, 200), (DEEPEST + 1, 422), *((n, 422) for n in (900, 946))):
+    # Where Python's own parser gives up (400) depends on how deep the stack is already.
+    allowed = ((DEEPEST, {200}), (DEEPEST + 1, {422}), (900, {400, 422}), (946, {400, 422}))
+    for levels, expected in allowed:
         inner = levels - 2
         body = json.dumps({"groups": [group(place)], "request_id": f"deep-{levels}"})
         data = body.replace('"DEEP"', "[" * inner + "]" * inner).encode()
         status, _, answer = await call(f"{server.url}/v1/rewards", data=data)
-        assert status == expected, (levels, answer)
+        assert status in expected, (levels, answer)
 
 
 async def test_too_many_groups_are_counted_before_they_are_read(serve):
