@@ -305,8 +305,9 @@ def test_a_megabyte_of_anything_is_read_in_linear_time(unit):
         text = around.format(unit * (MEGABYTE // len(unit)))
         start = time.process_time()
         parse_judgement(text, 2)
-        # Quadratic time would be minutes; the worst of these takes half a second untraced.
-        assert time.process_time() - start < 2.0, around
+        # Quadratic time would be minutes; the worst of these takes half a second, several when
+        # traced on a busy machine.
+        assert time.process_time() - start < 10.0, around
 
 
 pieces = st.sampled_from(
