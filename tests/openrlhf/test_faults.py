@@ -304,7 +304,7 @@ async def test_some_votes_slower_than_the_deadline(agent, judge, log):
 
 
 async def test_slower_than_the_request_timeout(agent, judge, log):
-    roll = agent(engine={"request_timeout_s": 0.2, "retries": 2})
+    roll = agent(engine={"request_timeout_s": 1, "retries": 2})
     judge.answer = lambda body: SLOW
     judge.start()
     message = (
@@ -314,8 +314,9 @@ async def test_slower_than_the_request_timeout(agent, judge, log):
     )
     start = time.monotonic()
     await assert_ends_at_the_eighth_group(roll, log, message, lost=1)
-    assert len(judge.asked) == 8 * K * 3
-    assert time.monotonic() - start < 20
+    # On a busy machine a request is given up before the judge has read it.
+    assert 8 * K * 2 < len(judge.asked) <= 8 * K * 3
+    assert time.monotonic() - start < 30
 
 
 async def test_slower_than_the_request_timeout_once(agent, judge):

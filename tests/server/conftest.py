@@ -1,7 +1,8 @@
 """What the server tests share: a judge that counts, and a server in front of it."""
 
+import pytest
 import pytest_asyncio
-from serving import Running, judging, write_config
+from serving import TOKEN, Running, judging, write_config
 
 
 @pytest_asyncio.fixture
@@ -23,3 +24,10 @@ async def serve(judge, tmp_path):
     yield start
     for server in running:
         await server.stop()
+
+
+@pytest.fixture
+def token(monkeypatch):
+    """Set the server's token; give the keys of `serve` that ask for it."""
+    monkeypatch.setenv("SPCT_TEST_TOKEN", TOKEN)
+    return {"token_env": "SPCT_TEST_TOKEN"}

@@ -27,6 +27,7 @@ from spct_plugin.server.run import make_server
 from spct_plugin.testing import FakeServer, Reply
 
 TOKEN = "a token of 24 characters"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 FAST = {"vote": {"k": 2}, "serve": {"port": 0, "probe_s": 0.05}}
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 from server_process import ServerProcess, start_all
-from serving import TOKEN, call, group, until
+from serving import BEARER, call, group, until
 
 from spct_plugin import ConfigError, JudgeTask, RewardModel, SPCTConfig, TaskError
 from spct_plugin.client import RewardClient
@@ -15,14 +15,6 @@ from spct_plugin.sections import RemoteConfig, ServeConfig
 from spct_plugin.server.desk import Desk
 from spct_plugin.server.room import LONGEST_RETRY_S, BusyError, Room
 from spct_plugin.testing import Reply, ScriptedEngine
-
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-
-
-@pytest.fixture
-def secret(monkeypatch):
-    monkeypatch.setenv("SPCT_DESK_TOKEN", TOKEN)
-    return {"token_env": "SPCT_DESK_TOKEN"}
 
 
 def change(path, **sections):
@@ -106,9 +98,9 @@ async def test_a_server_that_is_too_slow_for_its_own_deadline_is_not_ready(serve
 
 
 async def test_what_the_old_judge_finishes_after_a_reload_the_new_one_finds(
-    serve, judge, secret, tmp_path
+    serve, judge, token, tmp_path
 ):
-    server = await serve(serve=secret, store={"path": str(tmp_path / "store")})
+    server = await serve(serve=token, store={"path": str(tmp_path / "store")})
     url = f"{server.url}/v1/rewards"
     judge.delay_s = 0.7
     body = {"groups": [group("a", "b")]}
@@ -123,8 +115,8 @@ async def test_what_the_old_judge_finishes_after_a_reload_the_new_one_finds(
     assert dict(judge.asked) == {("a", "b"): 2}
 
 
-async def test_a_reload_forgets_what_was_wrong_with_the_old_judge(serve, judge, secret):
-    server = await serve(serve={**secret, "probe_s": 60})
+async def test_a_reload_forgets_what_was_wrong_with_the_old_judge(serve, judge, token):
+    server = await serve(serve={**token, "probe_s": 60})
     await until(lambda: server.desk.is_ready)
     judge.answer = lambda body: Reply(["I like them."] * body["n"])
     for i in range(3):
@@ -146,13 +138,13 @@ async def test_a_fresh_answer_is_kept_nowhere(serve, judge, tmp_path):
 
 
 async def test_a_reload_meets_no_plugin_that_was_installed_meanwhile(
-    serve, secret, tmp_path, monkeypatch
+    serve, token, tmp_path, monkeypatch
 ):
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
     monkeypatch.delenv("SPCT_LOAD_PLUGINS", raising=False)
-    server = await serve(serve=secret)
+    server = await serve(serve=token)
     info = site / "late-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
@@ -163,14 +155,14 @@ async def test_a_reload_meets_no_plugin_that_was_installed_meanwhile(
     assert "late_plugin_of_a_test" not in sys.modules
 
 
-async def test_the_judges_servers_sleep_and_wake_through_the_server(serve, secret):
+async def test_the_judges_servers_sleep_and_wake_through_the_server(serve, token):
     """Groups wait meanwhile; the client needs the token for it."""
     vllm = ServerProcess()
     await asyncio.to_thread(start_all, [vllm])
     try:
         vllm.behave(dev=True)
-        server = await serve(serve=secret, engine={"url": vllm.url})
-        remote = {"url": server.url, "token_env": "SPCT_DESK_TOKEN"}
+        server = await serve(serve=token, engine={"url": vllm.url})
+        remote = {"url": server.url, "token_env": "SPCT_TEST_TOKEN"}
         model = RewardModel(SPCTConfig.model_validate({"server": remote}))
         await model.sleep(level=2)
         waiting = asyncio.create_task(model.score([JudgeTask("Say.", ["say 7", "say 3"])]))
@@ -199,12 +191,12 @@ async def test_a_judge_in_the_process_cannot_sleep():
     await model.wake()
 
 
-async def test_a_reload_runs_no_model_code(serve, secret, tmp_path):
+async def test_a_reload_runs_no_model_code(serve, token, tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     (model / "config.json").write_text('{"auto_map": {"AutoConfig": "evil.Config"}}')
-    server = await serve(serve=secret)
+    server = await serve(serve=token)
     engine = {"kind": "transformers", "model": str(model), "trust_remote_code": True}
     change(tmp_path / "judge.yaml", engine=engine)
     status, _, answer = await call(f"{server.url}/admin/reload", method="POST", **BEARER)

@@ -3,14 +3,8 @@
 import re
 
 import pytest
-from serving import TOKEN, call, group
+from serving import call, group
 from yarl import URL
-
-
-@pytest.fixture
-def token(monkeypatch):
-    monkeypatch.setenv("SPCT_DOCS_TOKEN", TOKEN)
-    return {"token_env": "SPCT_DOCS_TOKEN"}
 
 
 async def test_the_page_needs_no_other_server(serve, token):

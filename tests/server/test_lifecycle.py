@@ -11,13 +11,12 @@ import aiohttp
 import pytest
 import yaml
 from scripted_plugin import content_score
-from serving import TOKEN, Process, call, connect, group, metric, post, until, write_config
+from serving import BEARER, TOKEN, Process, call, connect, group, metric, post, until, write_config
 
 from spct_plugin import JudgeTask, RewardModel, SPCTConfig
 from spct_plugin.testing import Reply
 
 SECRET = {"SPCT_TEST_TOKEN": TOKEN}
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 async def start(path, *arguments, **keywords):
@@ -375,12 +374,6 @@ async def test_groups_in_a_hurry_do_not_make_the_judge_bad(serve, judge):
     assert server.desk.is_ready
 
 
-@pytest.fixture
-def secret(monkeypatch):
-    monkeypatch.setenv("SPCT_TEST_TOKEN", TOKEN)
-    return {"token_env": "SPCT_TEST_TOKEN"}
-
-
 def change(path, **sections):
     data = yaml.safe_load(path.read_text())
     for name, section in sections.items():
@@ -389,9 +382,9 @@ def change(path, **sections):
 
 
 async def test_a_reload_changes_the_judge_and_the_version_but_not_inside_a_group(
-    serve, judge, secret, tmp_path
+    serve, judge, token, tmp_path
 ):
-    server = await serve(serve=secret)
+    server = await serve(serve=token)
     url = f"{server.url}/v1/rewards"
     before = server.desk.version
     judge.delay_s = 0.5
@@ -408,8 +401,8 @@ async def test_a_reload_changes_the_judge_and_the_version_but_not_inside_a_group
     assert (new["groups"][0]["k_used"], new["groups"][0]["version"]) == (4, answer["version"])
 
 
-async def test_a_judge_that_does_not_judge_does_not_take_over(serve, judge, secret, tmp_path):
-    server = await serve(serve=secret)
+async def test_a_judge_that_does_not_judge_does_not_take_over(serve, judge, token, tmp_path):
+    server = await serve(serve=token)
     before = server.desk.version
     change(tmp_path / "judge.yaml", engine={"url": "http://127.0.0.1:9/v1"}, vote={"k": 3})
     status, _, answer = await call(f"{server.url}/admin/reload", method="POST", **BEARER)
@@ -429,8 +422,8 @@ async def test_a_judge_that_does_not_judge_does_not_take_over(serve, judge, secr
         ("reward", {"rewards": [{"grm": {}}, {"path": "evil.py:run"}]}),
     ],
 )
-async def test_a_reload_loads_no_code(name, section, serve, secret, tmp_path):
-    server = await serve(serve=secret)
+async def test_a_reload_loads_no_code(name, section, serve, token, tmp_path):
+    server = await serve(serve=token)
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef run(**_): pass")
     change(tmp_path / "judge.yaml", **{name: section})
     status, _, answer = await call(f"{server.url}/admin/reload", method="POST", **BEARER)
@@ -439,16 +432,16 @@ async def test_a_reload_loads_no_code(name, section, serve, secret, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-async def test_a_file_that_is_wrong_changes_nothing(serve, secret, tmp_path):
-    server = await serve(serve=secret)
+async def test_a_file_that_is_wrong_changes_nothing(serve, token, tmp_path):
+    server = await serve(serve=token)
     change(tmp_path / "judge.yaml", vote={"k": 0})
     status, _, answer = await call(f"{server.url}/admin/reload", method="POST", **BEARER)
     assert status == 400
     assert "vote.k" in answer["detail"]
 
 
-async def test_an_answer_outlives_a_reload(serve, judge, secret, tmp_path):
-    server = await serve(serve=secret)
+async def test_an_answer_outlives_a_reload(serve, judge, token, tmp_path):
+    server = await serve(serve=token)
     body = {"groups": [group("a", "b")], "request_id": "before"}
     first = await call(f"{server.url}/v1/rewards", body, **BEARER)
     change(tmp_path / "judge.yaml", sampling={"seed": 5})

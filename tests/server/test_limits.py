@@ -26,12 +26,6 @@ async def test_other_addresses_need_a_token(judge, tmp_path, monkeypatch):
             Running(path)
 
 
-@pytest.fixture
-def token(monkeypatch):
-    monkeypatch.setenv("SPCT_TEST_TOKEN", TOKEN)
-    return {"token_env": "SPCT_TEST_TOKEN"}
-
-
 async def test_the_token_is_asked_for_everywhere_but_for_health(serve, token):
     server = await serve(serve=token)
     for path, body in (("/v1/rewards", ONE), ("/get_reward", {}), ("/metrics", None), ("/x", None)):
