@@ -7,12 +7,11 @@ whatever becomes of who asked. A reload changes the judge between groups, never 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from spct_plugin.server.metrics import Metrics
 from spct_plugin.server.openrlhf_wire import OpenRLHFResponse
 from spct_plugin.server.readiness import Readiness, try_judge
 from spct_plugin.server.room import Room
+from spct_plugin.server.turns import Turns
 from spct_plugin.server.wire import GroupResponse, RewardsRequest, RewardsResponse
 from spct_plugin.store import Store
 from spct_plugin.types import GroupReward, JudgeTask
@@ -89,10 +89,9 @@ class Desk:
             )
         self._serve = self.config.serve
         self.answers = Answers(self.config.store.path, self._serve.keep_answers_s)
-        self._turns = asyncio.Semaphore(self._serve.at_once)
+        self._turns = Turns(self._serve.at_once)
         self._room = Room(self._serve)
         self._readiness = Readiness()
-        self._judging = 0
         self._recent: deque[GroupVotes] = deque(maxlen=self.config.openrlhf.breaker_window)
         self._reloading = asyncio.Lock()
         self.draining = False
@@ -101,8 +100,8 @@ class Desk:
         self._store = Store(kept) if kept is not None else None
         self._bench = self._build(self.config)
         self.metrics = Metrics(
-            lambda: self._room.groups - self._judging,
-            lambda: self._judging,
+            lambda: self._room.groups - self._turns.judging,
+            lambda: self._turns.judging,
             lambda: float(self.is_ready),
             lambda: float(self._tripped()),
         )
@@ -153,7 +152,9 @@ class Desk:
         bench = self._accept(asked.run, len(tasks))
         model = bench.model.measuring() if asked.fresh else bench.model
         try:
-            judged = await gather_or_cancel([self._reward(model, task, deadline) for task in tasks])
+            judged = await gather_or_cancel(
+                [self._reward(model, task, deadline, asked.run) for task in tasks]
+            )
         finally:
             await self._release(bench, asked.run, len(tasks))
         groups = [
@@ -261,19 +262,19 @@ class Desk:
             await bench.model.aclose()
 
     async def _reward(
-        self, model: RewardModel, task: JudgeTask, deadline: float | None
+        self, model: RewardModel, task: JudgeTask, deadline: float | None, run: str
     ) -> tuple[GroupVotes, GroupReward]:
         # A server has no run to stop.
         policy = model.config.reward.on_failure
         shaping = model.under("abstain") if policy == "stop" else model
-        votes = await self._vote(model, task, deadline)
+        votes = await self._vote(model, task, deadline, run)
         rule_sums = await model.rule_sums(task_keywords([task]), len(task.completions))
         [reward] = shaping.shape([votes], rule_sums)
         model.trace(task, votes, reward)
         return votes, reward
 
     async def _vote(
-        self, model: RewardModel, task: JudgeTask, deadline: float | None = None
+        self, model: RewardModel, task: JudgeTask, deadline: float | None = None, run: str = ""
     ) -> GroupVotes:
         """Judge one group when its turn comes, and learn from it how the judge is."""
         loop = asyncio.get_running_loop()
@@ -281,7 +282,7 @@ class Desk:
         # Waiting for the turn counts.
         ends = [deadline, None if own_s is None else loop.time() + own_s]
         end = min((end for end in ends if end is not None), default=None)
-        async with self._turn(end):
+        async with self._turns.turn(run, end):
             [votes] = await model.vote([task], None if end is None else end - loop.time())
         self._judged(votes, in_a_hurry=deadline is not None)
         return votes
@@ -294,21 +295,6 @@ class Desk:
         # Checked to be finite; the app puts the results of a request together.
         OpenRLHFResponse.of([result])
         return json.dumps(result).encode()
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, deadline: float | None) -> AsyncGenerator[None]:
-        """Wait for a group's turn, but not past its deadline: its votes may lie in the store."""
-        has_turn = False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                has_turn = await self._turns.acquire()
-        self._judging += 1
-        try:
-            yield
-        finally:
-            self._judging -= 1
-            if has_turn:
-                self._turns.release()
 
     def _judged(self, votes: GroupVotes, *, in_a_hurry: bool) -> None:
         """Learn from a group how the judge is."""
