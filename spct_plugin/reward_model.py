@@ -317,7 +317,8 @@ class RewardModel:
         """Give back connections, memory and files."""
         await self._voter.aclose()
         if self._store is not None and self._owns_store:
-            await asyncio.to_thread(self._store.close)
+            # Not in a thread of the executor, which is gone when a trainer's process ends.
+            self._store.close()
 
     async def _task_rule_sums(self, tasks: Sequence[JudgeTask]) -> list[float]:
         rows = sum(len(task.completions) for task in tasks)

@@ -15,11 +15,12 @@ pytest.importorskip("trl", reason="needs the extra `trl`")
 def test_trl_grpo_finds_the_reward_by_dotted_path(policy, config_file, tmp_path, shown):
     data = tmp_path / "prompts.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"write a note {i}"}) + "\n" for i in range(8)))
+    judged = config_file(store={"path": "judged"})
     recipe = {
         "model_name_or_path": str(policy),
         "datasets": [{"path": "json", "data_files": str(data)}],
         "reward_funcs": ["spct_trl.grm_reward"],
-        "env": {"SPCT_CONFIG": str(config_file()), "HF_HOME": str(tmp_path)},
+        "env": {"SPCT_CONFIG": str(judged), "HF_HOME": str(tmp_path)},
         "output_dir": str(tmp_path / "out"),
         "use_cpu": True,
         "bf16": False,
@@ -39,6 +40,8 @@ def test_trl_grpo_finds_the_reward_by_dotted_path(policy, config_file, tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "atexit" not in done.stderr
+    assert list(tmp_path.glob("**/judged/*.sqlite"))
     assert {len(group) for group in shown()} == {4}
     state = json.loads((tmp_path / "out/checkpoint-1/trainer_state.json").read_text())
     assert state["log_history"][0]["rewards/grm_reward/std"] > 0
