@@ -223,9 +223,9 @@ class GRMReward:
             self._model = RewardModel(self.config)
             loop = asyncio.get_running_loop()
             atexit.register(_close, self._model, loop)
-            if self._source is None:
+            if self.config.is_bundled and "engine" not in self.config.model_fields_set:
                 log.warning(
-                    "no configuration (SPCT_CONFIG): rewards come from the bundled tiny GRM, "
+                    "the configuration names no engine: rewards come from the bundled tiny GRM, "
                     "a toy judge that knows only its own toy world"
                 )
         return self._model
@@ -247,10 +247,22 @@ def make_reward(
 
 
 def __getattr__(name: str) -> GRMReward:
-    """Make `grm_reward` when it is asked for, from the file that SPCT_CONFIG names."""
+    """Make `grm_reward` when it is asked for, from the file that SPCT_CONFIG names.
+
+    Raises:
+        ConfigError: The variable is not set, or the file cannot be used.
+    """
     if name != "grm_reward":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    reward = globals()["grm_reward"] = GRMReward(os.environ.get("SPCT_CONFIG") or None)
+    path = os.environ.get("SPCT_CONFIG")
+    if not path:
+        # A variable that was lost on the way to a node must not train a policy on a toy.
+        raise ConfigError(
+            "expected the environment variable SPCT_CONFIG to name the configuration, found none; "
+            "say env: {SPCT_CONFIG: judge.yaml} in the trainer's YAML (an empty judge.yaml = the "
+            "bundled toy judge)"
+        )
+    reward = globals()["grm_reward"] = GRMReward(path)
     return reward
 
 

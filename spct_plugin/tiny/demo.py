@@ -208,7 +208,11 @@ def _train(folder: Path, settings: DemoSettings, advance: Callable[[str, int, in
     import spct_trl
 
     config = SPCTConfig.model_validate(
-        {"vote": {"k": settings.k}, "store": {"path": str(folder / "store")}}
+        {
+            "engine": {"kind": "transformers", "model": "tiny"},
+            "vote": {"k": settings.k},
+            "store": {"path": str(folder / "store")},
+        }
     )
     reward: Any = spct_trl.make_reward(config)
     prompts = _instructions(TRAINING_SEED, settings.steps * PROMPTS_PER_STEP)

@@ -11,7 +11,7 @@ from scripted_plugin import content_score
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 import spct_trl
-from spct_plugin import ConfigError, RewardError
+from spct_plugin import ConfigError, RewardError, SPCTConfig
 from spct_plugin.failures import FAILURES
 
 TRAINERS = pytest.mark.parametrize(
@@ -186,6 +186,21 @@ def test_grm_reward_reads_its_configuration_from_the_environment(config_file, mo
     monkeypatch.delitem(vars(spct_trl), "grm_reward", raising=False)
     assert spct_trl.grm_reward.config.vote.k == 3
     monkeypatch.delitem(vars(spct_trl), "grm_reward")
+
+
+def test_without_a_configuration_no_policy_is_trained_on_a_toy(monkeypatch):
+    monkeypatch.delenv("SPCT_CONFIG", raising=False)
+    monkeypatch.delitem(vars(spct_trl), "grm_reward", raising=False)
+    with pytest.raises(ConfigError, match="expected the environment variable SPCT_CONFIG"):
+        spct_trl.grm_reward  # noqa: B018
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_a_toy_that_nobody_named_is_told(named, caplog):
+    engine = {"engine": {"kind": "transformers", "model": "tiny"}} if named else {}
+    config = SPCTConfig.model_validate({"reward": {"breaker": {"judge": 1}}, **engine})
+    await spct_trl.make_reward(config)(prompts=["Say."] * 2, completions=["a", "b"])
+    assert ("toy judge" in caplog.text) is not named
 
 
 def test_a_wrong_configuration_is_refused_before_anything_is_generated(tmp_path):
