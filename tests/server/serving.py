@@ -238,7 +238,7 @@ def connect(url):
     return connected
 
 
-async def until(condition, seconds=10):
+async def until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came true"

@@ -254,9 +254,11 @@ async def test_who_does_not_read_its_answer_is_closed(serve, judge, monkeypatch)
 
 async def test_no_queue_grows_beyond_its_limit(serve, judge):
     server = await serve(serve={"at_once": 2, "waiting": 3})
-    judge.delay_s = 0.3
+    judge.may_answer.clear()
     url = f"{server.url}/v1/rewards"
-    asked = [call(url, {"groups": [group(f"a{i}")]}) for i in range(12)]
+    asked = [asyncio.create_task(call(url, {"groups": [group(f"a{i}")]})) for i in range(12)]
+    await until(lambda: sum(one.done() for one in asked) == 7)
+    judge.may_answer.set()
     answers = await asyncio.gather(*asked)
     assert sorted(status for status, _, _ in answers) == [200] * 5 + [429] * 7
     for status, headers, answer in answers:
@@ -269,7 +271,7 @@ async def test_no_queue_grows_beyond_its_limit(serve, judge):
 
 async def test_one_run_leaves_room_for_another(serve, judge):
     server = await serve(serve={"per_run": 3})
-    judge.delay_s = 0.3
+    judge.may_answer.clear()
     url = f"{server.url}/v1/rewards"
 
     async def ask(run, count):
@@ -278,12 +280,11 @@ async def test_one_run_leaves_room_for_another(serve, judge):
 
     first = asyncio.create_task(ask("greedy", 2))
     await until(lambda: judge.asked)
-    assert await asyncio.gather(ask("greedy", 2), ask("greedy", 1), ask("other", 3)) == [
-        429,
-        200,
-        200,
-    ]
-    assert await first == 200
+    assert await ask("greedy", 2) == 429
+    others = [asyncio.create_task(ask("greedy", 1)), asyncio.create_task(ask("other", 3))]
+    await until(lambda: sum(judge.asked.values()) == 12)
+    judge.may_answer.set()
+    assert await asyncio.gather(first, *others) == [200, 200, 200]
     assert await ask("greedy", 3) == 200
 
 
@@ -307,10 +308,12 @@ async def test_openrlhfs_queries_share_the_room_of_who_names_no_run(serve_wire, 
 
 async def test_a_refused_group_is_judged_when_it_comes_again(serve, judge):
     server = await serve(serve={"at_once": 1, "waiting": 0})
-    judge.delay_s = 0.2
+    judge.may_answer.clear()
     url = f"{server.url}/v1/rewards"
     bodies = [{"groups": [group(f"a{i}")], "request_id": f"r{i}"} for i in range(2)]
-    statuses = sorted(found[0] for found in await asyncio.gather(*(call(url, b) for b in bodies)))
-    assert statuses == [200, 429]
+    asked = [asyncio.create_task(call(url, body)) for body in bodies]
+    await until(lambda: any(one.done() for one in asked))
+    judge.may_answer.set()
+    assert sorted(found[0] for found in await asyncio.gather(*asked)) == [200, 429]
     assert [(await call(url, body))[0] for body in bodies] == [200, 200]
     assert sum(judge.asked.values()) == 4
