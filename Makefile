@@ -1,8 +1,8 @@
 # Everything is called through make; each target sets up what it needs and is quick when it is done.
 
 PYTHON ?= python3
-# The wheel for a machine without a GPU. A plain `torch` would bring gigabytes of CUDA libraries;
-# on a GPU machine say: make setup TORCH=torch
+# The version that we test with. Where pip finds its build for CPUs, nothing of CUDA is downloaded:
+# make setup TORCH='torch==2.13.0 --index-url ...', with PyTorch's own index of CPU wheels
 TORCH ?= torch==2.13.0
 # The oldest TRL we support, beside the transformers that OpenRLHF pins; TRL 1.14 forgot to ask for
 # requests.

@@ -12,8 +12,8 @@ believed.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-import os
 import weakref
 from collections.abc import Sequence
 from typing import Any, Self
@@ -21,7 +21,7 @@ from typing import Any, Self
 import aiohttp
 from pydantic import ValidationError
 
-from spct_plugin.engines.exchange import Answer, exchange
+from spct_plugin.engines.exchange import Answer, authorization, exchange
 from spct_plugin.engines.refusals import (
     RETRY_STATUS,
     RetryAfterError,
@@ -33,6 +33,7 @@ from spct_plugin.engines.refusals import (
 from spct_plugin.errors import ConfigError, EngineError
 from spct_plugin.sections import RemoteConfig
 from spct_plugin.server.wire import GroupRequest, RewardsRequest, RewardsResponse, new_request_id
+from spct_plugin.types import is_mapping
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,10 @@ class RewardClient:
             raise ConfigError("server.url: expected the server's address, found none")
         self.config = config
         self._is_waiting = False
-        self._headers = {"Content-Type": "application/json", **_authorization(config.token_env)}
+        self._headers = {
+            "Content-Type": "application/json",
+            **authorization(config.token_env, "server.token_env"),
+        }
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections] = (
             weakref.WeakKeyDictionary()
         )
@@ -192,7 +196,7 @@ class RewardClient:
         except (aiohttp.ClientError, OSError) as error:
             raise EngineError(f"{url}: {reason(error, 'server')}", retryable=True) from error
         if answer.status != 200:
-            raise _refusal(url, answer)
+            raise _refusal(url, answer, self.config.token_env)
         return answer.text
 
 
@@ -228,9 +232,9 @@ def _checked(asked: RewardsRequest, content: str) -> RewardsResponse:
     return answer
 
 
-def _refusal(url: str, answer: Answer) -> EngineError:
+def _refusal(url: str, answer: Answer, token_env: str | None) -> EngineError:
     error = RetryAfterError(
-        f"{url} answered {answer.status}: {one_line(answer.text)}",
+        f"{url} answered {answer.status}: {_said(answer, token_env)}",
         failure="too_long" if answer.status == 413 else "engine_error",
         status_code=answer.status,
         # 500 is the server's own mistake, and would be again.
@@ -240,10 +244,15 @@ def _refusal(url: str, answer: Answer) -> EngineError:
     return error
 
 
-def _authorization(variable: str | None) -> dict[str, str]:
-    if variable is None:
-        return {}
-    token: Any = os.environ.get(variable)
-    if not token:
-        raise ConfigError(f"server.token_env: the environment variable {variable!r} is not set")
-    return {"Authorization": f"Bearer {token}"}
+def _said(answer: Answer, token_env: str | None) -> str:
+    """Give what our server, or a proxy before it, said; of a token, what to do about it here."""
+    if answer.status == 401 and token_env is None:
+        return "it wants a token; name the environment variable that holds it in server.token_env"
+    if answer.status == 401:
+        return f"the token in {token_env!r} (server.token_env) is not the server's"
+    try:
+        said = json.loads(answer.text)
+    except (ValueError, RecursionError):
+        said = None
+    detail: Any = said.get("detail") if is_mapping(said) else None
+    return one_line(detail if isinstance(detail, str) else answer.text)

@@ -8,13 +8,14 @@ configuration. An answer is read as far as one can be long.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
-from spct_plugin.errors import EngineError
+from spct_plugin.errors import ConfigError, EngineError
 
 # Bytes of one answer, unpacked. 16 MiB: chosen by us, as 32 votes of 32,768 tokens have them at 16
 # bytes a token; English has about 4, Chinese escaped in JSON about 9.
@@ -34,6 +35,27 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     text: str
+
+
+def authorization(variable: str | None, key: str) -> dict[str, str]:
+    """Give the header that carries a server's key.
+
+    Args:
+        variable: Name of the environment variable that holds it; None = no key, no header.
+        key: Of the configuration, which names the variable: "engine.api_key_env".
+
+    Raises:
+        ConfigError: The variable is empty or not set.
+    """
+    if variable is None:
+        return {}
+    secret = os.environ.get(variable)
+    if not secret:
+        raise ConfigError(
+            f"{key}: the environment variable {variable!r} is not set; export it where this "
+            "process starts"
+        )
+    return {"Authorization": f"Bearer {secret}"}
 
 
 async def exchange(

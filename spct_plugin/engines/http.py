@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ import aiohttp
 
 from spct_plugin.engines import watch
 from spct_plugin.engines.builtin import ServerConfig
-from spct_plugin.engines.exchange import exchange
+from spct_plugin.engines.exchange import authorization, exchange
 from spct_plugin.engines.pool import Endpoint, Pool, Use
 from spct_plugin.engines.refusals import (
     LOST,
@@ -32,7 +31,7 @@ from spct_plugin.engines.refusals import (
     refusal,
     wait_s,
 )
-from spct_plugin.errors import ConfigError, EngineError
+from spct_plugin.errors import EngineError
 
 T = TypeVar("T")
 
@@ -82,7 +81,7 @@ class HTTPClient:
         self.identity = f"{config.model}@{config.revision}" if config.revision else config.model
         self._headers = {
             "Content-Type": "application/json",
-            **_authorization(config.api_key_env, section),
+            **authorization(config.api_key_env, f"{section}.api_key_env"),
         }
         self._section = section
         self.pool = Pool(section)
@@ -291,13 +290,3 @@ class HTTPClient:
         for result in await asyncio.gather(*told, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
-
-
-def _authorization(variable: str | None, section: str) -> dict[str, str]:
-    if variable is None:
-        return {}
-    if not os.environ.get(variable):
-        raise ConfigError(
-            f"{section}.api_key_env: the environment variable {variable!r} is not set"
-        )
-    return {"Authorization": f"Bearer {os.environ[variable]}"}

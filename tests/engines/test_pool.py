@@ -81,7 +81,7 @@ async def ask(engine, count=1, within_s=20, **what):
     return answers
 
 
-async def until(holds, within_s=10):
+async def until(holds, within_s=60):
     async with asyncio.timeout(within_s):
         while not holds():
             await asyncio.sleep(0.02)

@@ -136,9 +136,13 @@ async def test_the_token_is_sent_and_a_wrong_one_is_final(serve, monkeypatch):
     async with RewardClient(RemoteConfig(url=server.url, token_env="SPCT_TEST_TOKEN")) as client:
         assert (await client.rewards(ask)).groups[0].rewards == [content_score("b")]
     async with RewardClient(RemoteConfig(url=server.url)) as client:
-        with pytest.raises(EngineError, match=r"answered 401: .*Bearer TOKEN") as caught:
+        with pytest.raises(EngineError, match=r"401: it wants a token; .*token_env") as caught:
             await client.rewards(ask)
     assert not caught.value.retryable
+    monkeypatch.setenv("SPCT_TEST_TOKEN", "another token of 30 characters")
+    async with RewardClient(RemoteConfig(url=server.url, token_env="SPCT_TEST_TOKEN")) as client:
+        with pytest.raises(EngineError, match=r"401: the token in 'SPCT_TEST_TOKEN' .* is not the"):
+            await client.rewards(ask)
     monkeypatch.delenv("SPCT_TEST_TOKEN")
     with pytest.raises(ConfigError, match="variable 'SPCT_TEST_TOKEN' is not set"):
         RewardClient(RemoteConfig(url=server.url, token_env="SPCT_TEST_TOKEN"))
@@ -305,6 +309,24 @@ async def test_nobody_is_sent_elsewhere_with_what_is_judged():
         async with RewardClient(RemoteConfig(url=server.url)) as client:
             with pytest.raises(EngineError, match="answered 307"):
                 await client.rewards([GroupRequest(prompt="a", completions=["b"])])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"detail": "send\\nfewer", "request_id": null}', "send fewer"),
+        ('{"detail": [1]}', '{"detail": [1]}'),
+        ("[" * 100_000, "[" * 200),
+        ("<h1>Bad gateway</h1>", "<h1>Bad gateway</h1>"),
+    ],
+)
+async def test_a_refusal_is_one_line_of_what_was_said(body, said):
+    async with Liar(lambda *_: None) as server:
+        server.replies = [web.Response(status=422, text=body)]
+        async with RewardClient(RemoteConfig(url=server.url)) as client:
+            with pytest.raises(EngineError) as caught:
+                await client.rewards([GroupRequest(prompt="a", completions=["b"])])
+    assert str(caught.value) == f"{server.url}/v1/rewards answered 422: {said}"
 
 
 async def test_patience_ends_a_try_too():
