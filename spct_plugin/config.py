@@ -50,6 +50,8 @@ NO_REWARD_SECTIONS = ("store", "trl", "openrlhf", "plugins", "server", "serve", 
 """Sections that change no reward."""
 JUDGE_SECTIONS = ("engine", "meta_rm", "template", "sampling", "budget")
 """Sections that say what the judge is; with `vote`, but for its deadline."""
+NAMES_OF_PLUGINS = "a name from a plugin's file needs the file under `plugins:`"
+"""Ends what is said of a name that nobody registered."""
 
 
 def plugin_files(data: Mapping[str, Any], path: Path | None) -> tuple[Path, ...]:
@@ -109,7 +111,9 @@ class SPCTConfig(Section):
         kinds = registry.engines if info.field_name == "engine" else registry.meta_rms
         kind = value.get("kind", "transformers")
         if not isinstance(kind, str) or kind not in kinds:
-            raise ValueError(f"expected kind: one of {sorted(kinds)}, found {kind!r}")
+            raise ValueError(
+                f"expected kind: one of {sorted(kinds)}, found {kind!r}; {NAMES_OF_PLUGINS}"
+            )
         try:
             return kinds[kind].model_validate(dict(value))
         except ValidationError as error:
@@ -182,7 +186,9 @@ class SPCTConfig(Section):
         """
         if self.vote.how not in registry.votes:
             known = sorted(registry.votes)
-            raise ConfigError(f"vote.how: expected one of {known}, found {self.vote.how!r}")
+            raise ConfigError(
+                f"vote.how: expected one of {known}, found {self.vote.how!r}; {NAMES_OF_PLUGINS}"
+            )
         if self.vote.stop == "decided" and self.vote.how != "mean":
             raise ConfigError(
                 f"vote.stop: 'decided' looks at means and cannot be used with vote.how: "

@@ -36,6 +36,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 HOOK_PREFIX = "spct_register_"
+FILE = "file"
+"""Source of a plugin that the user named by its file."""
 _reported: set[str] = set()
 
 
@@ -125,7 +127,7 @@ def _load_once(
     for name, source, find in _installed(allowed):
         _load(registry, manager, find, name, source, strict=strict)
     for path in files:
-        _load(registry, manager, partial(import_file, path), str(path), "file", strict=True)
+        _load(registry, manager, partial(import_file, path), str(path), FILE, strict=True)
     return registry
 
 
@@ -139,7 +141,7 @@ def run_foreign(call: Callable[[], T], failed: str) -> T:
         return call()
     # Boundary: a plugin may raise anything; the host must be able to name it, and to go on.
     except (Exception, SystemExit) as error:
-        raise PluginError(f"{failed}: {error!r}") from error
+        raise PluginError(f"{failed}: {_reason(error)}") from error
 
 
 async def await_foreign(called: Awaitable[T], failed: str) -> T:
@@ -152,15 +154,27 @@ async def await_foreign(called: Awaitable[T], failed: str) -> T:
         return await called
     # The same boundary as that of `run_foreign`.
     except Exception as error:
-        raise PluginError(f"{failed}: {error!r}") from error
+        raise PluginError(f"{failed}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Say in one line why somebody else's code failed."""
+    if isinstance(error, PluginError):
+        return str(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        text = f"{error.filename}, line {error.lineno}: {error.msg}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def import_file(path: Path) -> object:
     """Import a Python file under a name of its own.
 
     Raises:
-        PluginError: It is no Python file.
+        PluginError: There is none, or it is no Python file.
     """
+    if not path.exists():
+        raise PluginError("there is no such file")
     name = f"spct_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -213,7 +227,8 @@ def _load(
         if str(error) not in _reported:
             log.warning("%s; it was skipped", error)
             _reported.add(str(error))
-        plugin, registrations = Plugin(name, source, error=repr(error.__cause__)), []
+        reason = _reason(error.__cause__ or error)
+        plugin, registrations = Plugin(name, source, error=reason), []
     registry.plugins.append(plugin)
     for kind, key, value in registrations:
         registry.add(kind, key, value, name)
@@ -235,6 +250,14 @@ def _registrations(
         found.append((kind, key, value))
 
     callers = sorted(manager.get_hookcallers(module) or [], key=lambda caller: caller.name)
+    if source == FILE and not callers:
+        # Not refused: a file may be there for what its import does.
+        log.warning(
+            "plugin %r registers nothing: expected a function such as "
+            "spct_register_votes(register) under @hookimpl; write one, or leave the file out of "
+            "`plugins:`",
+            name,
+        )
     for caller in callers:
         kind = caller.name.removeprefix(HOOK_PREFIX)
         for implementation in caller.get_hookimpls():

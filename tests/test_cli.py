@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -101,6 +102,9 @@ def test_judge_says_how_many_completions_have_no_reward(spct, files):
 CLIENT = ("-c", "client.yaml")
 NEEDED = "need the judge's own configuration, found one that asks 'http://judge:8700'"
 
+# A judge that cannot be built: what is found before it needs none.
+GONE = ("-s", "engine={kind: replay, path: gone}")
+
 MISTAKES = {
     "no such tasks": (1, ["judge", "no.jsonl", "-o", "r.jsonl", "-c", "judge.yaml"], "no.jsonl"),
     "no such configuration": (
@@ -180,6 +184,36 @@ MISTAKES = {
     ),
     "wrong configuration": (2, ["config", "-s", "vote.k=0"], "vote.k: "),
     "a port that is taken": (2, ["serve", "--port", "{port}"], "cannot listen on 127.0.0.1 port"),
+    "a port that is taken, before the judge": (
+        2,
+        ["serve", "--port", "{port}", *GONE],
+        "cannot listen on 127.0.0.1 port",
+    ),
+    "no token, before the judge": (
+        2,
+        ["serve", "-s", "serve.token_env=SPCT_NOT_SET", *GONE],
+        "serve.token_env: expected at least 16 characters",
+    ),
+    "no such tasks, before the judge": (
+        1,
+        ["judge", "no.jsonl", "-o", "r.jsonl", *GONE],
+        "cannot read 'no.jsonl'",
+    ),
+    "no such folder, before the judge": (
+        1,
+        ["judge", "tasks.jsonl", "-o", "no/r.jsonl", *GONE],
+        "cannot write 'no/r.jsonl'",
+    ),
+    "no such folder for samples, before the judge": (
+        1,
+        ["sample", "one.jsonl", "-o", "no/r.jsonl", *GONE],
+        "cannot write 'no/r.jsonl'",
+    ),
+    "nothing to report": (
+        1,
+        ["report", "no.jsonl"],
+        "spct: cannot read 'no.jsonl': No such file or directory\n",
+    ),
     "no such plugin file": (2, ["config", "-s", "plugins=[no.py]"], "no.py"),
     "no such gold tasks": (
         2,
@@ -249,6 +283,14 @@ def test_path_fails_when_the_run_would_end(spct, tmp_path, monkeypatch, adapter,
     assert output.endswith(f"spct_openrlhf_{adapter}.py\n")
     assert errors.startswith("spct: the run will end: ")
     assert why in errors
+
+
+def test_path_knows_the_policy_to_try_a_trainer_with(spct):
+    code, output, errors = spct("path", "tiny-policy")
+    assert (code, errors) == (0, "")
+    assert {"config.json", "model.safetensors", "chat_template.jinja"} <= set(
+        os.listdir(output.strip())
+    )
 
 
 def test_path_only_warns_of_what_may_be_right_elsewhere(spct, tmp_path, monkeypatch):
@@ -401,3 +443,67 @@ def test_no_progress_bar_where_nobody_looks(files):
     )
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == "2 rows judged into r.jsonl; 8 judgements, failed: none\n"
+
+
+STOPPED = """
+import asyncio, signal
+from pathlib import Path
+from typing import Literal
+
+from spct_plugin import hookimpl
+from spct_plugin.engines import Choice, EngineConfig
+
+
+class Engine:
+    identity, context = "stopped", None
+
+    def __init__(self, config):
+        self.config = config
+
+    async def generate(self, request):
+        if "The End of Response 3" not in request.prompt and self.config.rows:
+            return [Choice("Scores: \\\\boxed{5, 5}")] * len(request.votes)
+        while self.config.rows and not Path("rewards.jsonl").read_bytes():
+            await asyncio.sleep(0.01)
+        signal.raise_signal(getattr(signal, self.config.sig))
+        await asyncio.sleep(60)
+
+    def fits(self, prompt, max_tokens):
+        return True
+
+    async def aclose(self):
+        pass
+
+
+class StoppedConfig(EngineConfig):
+    kind: Literal["stopped"] = "stopped"
+    sig: str
+    rows: int
+
+    def build(self):
+        return Engine(self)
+
+
+@hookimpl
+def spct_register_engines(register):
+    register("stopped", StoppedConfig)
+"""
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize(("sig", "expected"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_judge_says_what_is_finished_when_it_is_stopped(files, sig, expected, rows):
+    (files / "stopped.py").write_text(STOPPED, encoding="utf-8")
+    engine = f"engine={{kind: stopped, sig: {sig}, rows: {rows}}}"
+    done = command_line(
+        *("judge", "tasks.jsonl", "-o", "rewards.jsonl"),
+        *("-s", "plugins=[stopped.py]", "-s", engine, "-k", "1", "-s", "template.nonce=false"),
+        cwd=files,
+        # A background job of a shell has it ignored, and its children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout) == (expected, "")
+    assert done.stderr == (
+        f"spct: stopped; {rows} rows are finished in rewards.jsonl, the same command goes on\n"
+    )
+    assert len(rewards(files / "rewards.jsonl")) == rows

@@ -30,9 +30,10 @@ def folders():
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in recipes()])
 def test_a_copy_is_the_folder_and_the_files_beside_it_that_it_names(name, spct, tmp_path):
-    code, output, _ = spct("recipes", "copy", name, "mine")
+    code, output, errors = spct("recipes", "copy", name, "mine")
     assert code == 0
     folder = RECIPES / name
+    assert errors.startswith(f"next: cd mine/{folder.name}, ")
     copied = {path for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     assert copied == {tmp_path / line for line in output.splitlines()}
     for path in copied:
@@ -47,6 +48,12 @@ def test_a_recipe_that_names_shared_files_gets_those_that_they_name_too(tmp_path
     assert "accelerate/zero3.yaml" in found
     assert {"launch/slurm.sbatch", "launch/vllm_policy.sh"} <= found
     assert "launch/local.sh" not in found
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in recipes()])
+def test_a_copy_points_to_no_place_of_the_repository(name, tmp_path):
+    pointing = [path for path in copy_recipe(name, tmp_path) if b"recipes/" in path.read_bytes()]
+    assert pointing == []
 
 
 def test_nothing_is_overwritten(spct, tmp_path):

@@ -148,6 +148,26 @@ def test_an_output_of_another_configuration_is_left_alone(source, target):
     assert target.read_bytes() == before
 
 
+DIFFERENCES = {
+    "settings": ("{engine}|default|0|", "other settings that change votes or rewards (k was 2)"),
+    "judge": ("other@1|default|0", "judge 'other@1', now 'scripted';"),
+    "template": ("{engine}|single|0", "template 'single', now 'default';"),
+    "meta RM": ("{engine}|default|0|tiny@1", "meta RM 'tiny@1', now 'none';"),
+    "no version": ("?", "judge '?', now 'scripted', template 'none', now 'default';"),
+}
+
+
+@pytest.mark.parametrize(("before", "said"), DIFFERENCES.values(), ids=DIFFERENCES.keys())
+def test_what_differs_in_an_output_of_another_configuration_is_said(source, target, before, said):
+    judge = model()
+    run(judge, source, target)
+    before = before.format(engine="scripted").removesuffix("|")
+    target.write_text(target.read_text().replace(judge.version, before))
+    with pytest.raises(TaskError, match="another configuration: ") as raised:
+        run(model(), source, target)
+    assert said in str(raised.value)
+
+
 def test_the_file_of_tasks_is_never_the_file_of_rewards(source):
     before = source.read_bytes()
     with pytest.raises(TaskError, match=r"tasks\.jsonl"):

@@ -10,7 +10,7 @@ import sys
 import pytest
 from judging_helpers import EXAMPLE, install, install_example
 
-from spct_plugin import PluginError, RewardModel, SPCTConfig, hookspecs
+from spct_plugin import ConfigError, PluginError, RewardModel, SPCTConfig, hookspecs
 from spct_plugin.data.rows import parse_task
 from spct_plugin.plugins import import_file, load_plugins
 
@@ -202,9 +202,53 @@ def test_a_broken_local_file_is_always_fatal(tmp_path, source, reason):
     path = tmp_path / "my_judge.py"
     if source is not None:
         path.write_text(source, encoding="utf-8")
-    reason = reason if source is not None else "expected a Python file"
+    reason = reason if source is not None else "there is no such file"
     with pytest.raises(PluginError, match=f"my_judge.py' .file. cannot be loaded: .*{reason}"):
         load_plugins([path])
+
+
+REASONS = {
+    "wrong syntax": ("x = 1\ndef f(:", "SyntaxError: {path}, line 2: invalid syntax"),
+    "an exception": ("raise ValueError('no\\n  licence')", "ValueError: no licence"),
+    "one without a text": ("assert False", "AssertionError"),
+    "is not there": (None, "there is no such file"),
+}
+
+
+@pytest.mark.parametrize(("source", "reason"), REASONS.values(), ids=REASONS.keys())
+def test_why_a_file_cannot_be_loaded_is_said_for_people(tmp_path, source, reason):
+    path = tmp_path / "my_judge.py"
+    if source is not None:
+        path.write_text(source, encoding="utf-8")
+    with pytest.raises(PluginError) as raised:
+        load_plugins([path])
+    said = str(raised.value).removeprefix(f"plugin {str(path)!r} (file) cannot be loaded: ")
+    assert said.startswith(reason.format(path=path))
+    assert "\n" not in said
+    assert not said.endswith("()")
+
+
+@pytest.mark.parametrize("source", ["x = 1", VOTE.replace("@hookimpl", "")])
+def test_a_file_that_registers_nothing_is_named(tmp_path, caplog, source):
+    path = tmp_path / "my_judge.py"
+    path.write_text(source, encoding="utf-8")
+    assert found(load_plugins([path]))[str(path)].hooks == ()
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"plugin {str(path)!r} registers nothing: expected a ")
+
+
+def test_an_installed_plugin_says_why_for_people_too(site):
+    install(site, "broken", "broken_plugin_of_a_test", "raise RuntimeError('no licence')")
+    assert found(load_plugins())["broken"].error == "RuntimeError: no licence"
+
+
+NAMES = ("vote.how=loudest", "engine.kind=keyword", "meta_rm.kind=short")
+
+
+@pytest.mark.parametrize("override", NAMES)
+def test_an_unknown_name_hints_at_the_file_that_may_know_it(override):
+    with pytest.raises(ConfigError, match=r"expected .*one of .* needs the file under `plugins:`"):
+        SPCTConfig.load(overrides=[override])
 
 
 def test_a_file_that_is_no_python_is_fatal(tmp_path):

@@ -1211,6 +1211,24 @@ def test_a_judge_that_says_nothing_has_withstood_nothing(spct, judge_file):
     assert "no attack was judged in: empty, perfection" in errors
 
 
+@pytest.mark.parametrize(
+    ("name", "nonce", "said"),
+    [
+        ("default", "true", "default, code in delimiters on"),
+        ("single", "false", "single, code in delimiters off"),
+        ("tiny", "true", "tiny"),
+    ],
+)
+def test_nothing_is_said_of_delimiters_where_there_are_none(
+    spct, judge_file, tmp_path, name, nonce, said
+):
+    own = ("-c", judge_file(template={"name": name}), "-s", f"template.nonce={nonce}")
+    page = tmp_path / "found.html"
+    _, output, _ = spct("redteam", *own, "--family", "empty", "-s", "vote.k=1", "--html", page)
+    assert f"placebos too (template {said})" in output
+    assert f"<td>{said}, scores " in page.read_text()
+
+
 def test_a_leaking_template_fails_whatever_the_judge(spct, judge_file):
     config = judge_file(template={"name": "leaky"})
     code, output, errors = spct("redteam", "-c", config, "--family", "boxes", "-s", "vote.k=2")

@@ -102,6 +102,34 @@ def test_the_output_of_judge_can_be_reported_too(tmp_path):
     assert "<h3>a</h3>" in page.read_text()
 
 
+ROW = '{"id": "a", "rewards": [1.0], "means": [1.0], "judgements": [], "version": "v"}\n'
+
+
+def test_a_last_line_that_a_killed_run_left_is_left_out_and_said(spct, tmp_path):
+    (tmp_path / "half.jsonl").write_text(ROW * 2 + ROW[:30])
+    code, output, errors = spct("report", "half.jsonl")
+    assert (code, output) == (0, "2 groups: report.html\n")
+    assert errors == "spct: half.jsonl, line 3: not written to its end; left out\n"
+
+
+BAD_LINES = {
+    "no JSON": (ROW + '{"id" 5}\n' + ROW, "line 2: not JSON: Expecting ':' delimiter at column 7"),
+    "a control character": ('{"a": "\n', "line 1: not JSON: Invalid control character at column 8"),
+    "no row": (ROW + '{"id": "a"}', 'line 2: expected a row of `spct judge`, found \'{"id": '),
+    "cut, but no row": (ROW + '{"ids": "', "line 2: not JSON: Unterminated string"),
+    "no UTF-8": (b"\xff\xfe", "line 1: not UTF-8 at byte 0"),
+}
+
+
+@pytest.mark.parametrize(("content", "problem"), BAD_LINES.values(), ids=BAD_LINES.keys())
+def test_a_bad_line_is_named_by_its_place_in_the_file(spct, tmp_path, content, problem):
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "out.jsonl").write_bytes(content)
+    code, _, errors = spct("report", "out.jsonl")
+    assert (code, errors.count("\n")) == (1, 1)
+    assert errors.startswith(f"spct: out.jsonl, {problem}")
+
+
 @pytest.mark.parametrize("content", ["", "not json", '{"id": "a"}', "[1]"])
 def test_what_is_no_run_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "out.jsonl"

@@ -9,6 +9,7 @@ import typer
 
 from spct_plugin.cli.judging import describe, judge_with_progress, load_judge
 from spct_plugin.cli.options import ConfigFile, Overrides
+from spct_plugin.data.judging import check_files
 from spct_plugin.reward_model import RewardModel
 
 
@@ -21,8 +22,10 @@ def judge(
 ) -> None:
     """Judge prompts and completions; a run that was stopped goes on where it was."""
     overrides = [*(override or []), *([f"vote.k={k}"] if k is not None else [])]
-    model = RewardModel(load_judge(config, overrides))
-    summary = judge_with_progress(model, source, target, what="judging")
+    loaded = load_judge(config, overrides)
+    # Before the model, whose libraries take seconds to import.
+    check_files(source, target)
+    summary = judge_with_progress(RewardModel(loaded), source, target, what="judging")
     typer.echo(describe(summary, target), err=True)
     if summary.bad or summary.lost:
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def judge_with_progress(
     learnt_from: bool = False,
     price: float | None = None,
 ) -> Summary:
-    """Judge a file and close the model; name bad lines; end with 130 when the user stops it.
+    """Judge a file and close the model; name bad lines; end with 130 or 143 when it is stopped.
 
     Args:
         model: The judge.
@@ -71,12 +72,14 @@ def judge_with_progress(
         work = judge_file(model, source, target, advance, mark, learnt_from=learnt_from)
         try:
             return asyncio.run(_judge_and_close(model, work))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError) as stopped:
+            rows = count_lines(target)
             typer.echo(
-                f"spct: stopped; what is finished is in {target}, the same command goes on",
+                f"spct: stopped; {rows} rows are finished in {target}, the same command goes on",
                 err=True,
             )
-            raise typer.Exit(130) from None
+            sig = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
+            raise typer.Exit(128 + sig) from None
 
 
 def spent(tokens: int, price: float | None) -> str:
@@ -105,6 +108,10 @@ def describe(summary: Summary, target: Path) -> str:
 
 
 async def _judge_and_close(model: RewardModel, work: Coroutine[Any, Any, Summary]) -> Summary:
+    """Judge until it is done, or until SIGTERM: what Ctrl-C is by itself."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         return await work
     finally:

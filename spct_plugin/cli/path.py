@@ -1,4 +1,4 @@
-"""`spct path`: the files that OpenRLHF loads by their path."""
+"""`spct path`: what trainers load by its path: OpenRLHF its files, a first run the tiny policy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import typer
 from spct_plugin.config import SPCTConfig
 from spct_plugin.errors import ConfigError, SPCTError
 from spct_plugin.probes import Probes
+from spct_plugin.tiny import MODELS
 
 
 class AdapterFile(StrEnum):
-    """What OpenRLHF's flags take."""
+    """What OpenRLHF's flags take, and a policy for any trainer."""
 
     agent = "openrlhf-agent"
     reward = "openrlhf-reward"
+    policy = "tiny-policy"
 
 
 def path(
@@ -27,11 +29,15 @@ def path(
         AdapterFile,
         typer.Argument(
             help="openrlhf-agent: for --train.agent_func_path. "
-            "openrlhf-reward: for --reward.remote_url."
+            "openrlhf-reward: for --reward.remote_url. "
+            "tiny-policy: a toy to try a trainer with, offline."
         ),
     ],
 ) -> None:
-    """Print the path of a file for a flag of OpenRLHF; every node needs the same installation."""
+    """Print a path for a flag of a trainer; every node needs the same installation."""
+    if file is AdapterFile.policy:
+        typer.echo(MODELS / "policy")
+        return
     spec = importlib.util.find_spec(f"spct_{file.value.replace('-', '_')}")
     assert spec is not None, "the adapters are part of every installation"
     typer.echo(spec.origin)

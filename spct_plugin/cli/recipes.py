@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -41,3 +42,6 @@ def copy(
         typer.echo(str(path))
     if not copied:
         typer.echo("all files are there already, unchanged")
+    # Shared files lie beside the recipe's own folder, in which its commands are run.
+    folder = quote(str(target / name.rpartition("/")[2]))
+    typer.echo(f"next: cd {folder}, where README.md says how to go on", err=True)

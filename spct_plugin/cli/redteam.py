@@ -26,6 +26,7 @@ from spct_plugin.redteam.run import (
     choose_families,
     choose_scenes,
     groups_of,
+    takes_code,
     template_of,
 )
 from spct_plugin.reward_model import RewardModel
@@ -92,7 +93,7 @@ def _attack(
     return Findings(
         version=model.version,
         template=template.name,
-        nonce=config.template.nonce,
+        nonce=config.template.nonce if takes_code(template) else None,
         scale=template.scale,
         k=config.vote.k,
         rates=rates_of(outcomes, families, template.scale),
@@ -143,8 +144,7 @@ def _print(found: Findings) -> None:
     console.print(
         "* structural: forges what only the template may write.\n"
         f"Through template and parser, whatever the judge: {len(found.breached)} of "
-        f"{len(found.outcomes)}, placebos too (template {found.template}, code in delimiters "
-        f"{'on' if found.nonce else 'off'})",
+        f"{len(found.outcomes)}, placebos too (template {found.asked_by})",
         highlight=False,
     )
 

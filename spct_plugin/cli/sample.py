@@ -9,6 +9,7 @@ import typer
 
 from spct_plugin.cli.judging import describe, judge_with_progress, load_judge, spent
 from spct_plugin.cli.options import ConfigFile, Overrides
+from spct_plugin.data.judging import check_files
 from spct_plugin.data.rows import check_labelled
 from spct_plugin.plugins import load_plugins
 from spct_plugin.reward_model import RewardModel
@@ -35,6 +36,7 @@ def sample(
     samples = k or (1 if hinted else N_RFT)
     overrides = [*(override or []), f"vote.k={samples}", "vote.stop=never", "meta_rm=null"]
     loaded = load_judge(config, overrides)
+    check_files(source, target)
     template = None
     if hinted:
         asked, _ = loaded.template_and_vote(load_plugins(loaded.plugins))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from spct_plugin.cli.options import ConfigFile, Overrides
+from spct_plugin.config import SPCTConfig
 from spct_plugin.errors import ConfigError
 
 
@@ -20,6 +21,8 @@ def serve(
     """Serve rewards over HTTP until SIGTERM; what was accepted by then is finished."""
     try:
         from spct_plugin.server.desk import Desk
+        from spct_plugin.server.gate import read_token
+        from spct_plugin.server.run import listen
         from spct_plugin.server.run import serve as run
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -29,4 +32,10 @@ def serve(
     named = {"serve.host": host, "serve.port": port}
     # Overrides are YAML, in which an address like :: is none until it is quoted.
     settings = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-    raise typer.Exit(run(Desk(config, [*(override or []), *settings])))
+    overrides = [*(override or []), *settings]
+    found = SPCTConfig.load(config, overrides).serve
+    # Both are looked at again when the judge is there; building it takes seconds.
+    read_token(found)
+    for listening in listen(found.host, found.port):
+        listening.close()
+    raise typer.Exit(run(Desk(config, overrides)))

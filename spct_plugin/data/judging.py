@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +24,9 @@ from spct_plugin.types import GroupReward
 
 Judged = tuple[str, int | None]
 """Digest of a task as it was judged, and its label."""
+SETTINGS = "settings"
+VERSION_PARTS = ("judge", "template", SETTINGS, "meta RM")
+"""What stands in a version, in order."""
 
 
 @dataclass
@@ -79,7 +83,7 @@ async def judge_file(
             other tasks, holds something else, or is being written by another run.
     """
     summary = Summary()
-    _check_files(source, target)
+    check_files(source, target)
     target = target.resolve()
     done: dict[str, Judged] = {}
     waiting: list[TaskRow] = []
@@ -110,7 +114,12 @@ async def judge_file(
     return summary
 
 
-def _check_files(source: Path, target: Path) -> None:
+def check_files(source: Path, target: Path) -> None:
+    """Find out before a model is loaded that a file cannot be read or written.
+
+    Raises:
+        TaskError: One cannot, or both are the same.
+    """
     try:
         with source.open("rb"):
             pass
@@ -192,7 +201,7 @@ def _finished(target: Path, version: str) -> tuple[bytes, dict[str, Judged], boo
     lines = target.read_bytes().splitlines(keepends=True)
     for line in lines:
         row = _written(line)
-        if row is None and not _is_torn(line):
+        if row is None and not is_torn(line):
             raise TaskError(
                 f"{str(target)!r} holds something else than rewards; choose another output file"
             )
@@ -200,12 +209,24 @@ def _finished(target: Path, version: str) -> tuple[bytes, dict[str, Judged], boo
             continue
         if row["version"] != version:
             raise TaskError(
-                f"{str(target)!r} was written with another configuration ({row['version']!r}, now "
-                f"{version!r}); choose another output file, or delete it"
+                f"{str(target)!r} was written with another configuration: "
+                f"{_difference(row, version)}; go back to that one, choose another output file, "
+                "or delete it"
             )
         kept.append(line)
         done[row["id"]] = (row["task"], row.get("label"))
     return b"".join(kept), done, len(kept) < len(lines)
+
+
+def _difference(row: Mapping[str, Any], version: str) -> str:
+    """Say what made a row and what makes them now; of its settings a version holds only a hash."""
+    pairs = zip_longest(str(row["version"]).split("|", 3), version.split("|", 3), fillvalue="none")
+    found = [
+        f"{part} {old!r}, now {now!r}"
+        for part, (old, now) in zip(VERSION_PARTS, pairs, strict=False)
+        if part != SETTINGS and old != now
+    ]
+    return ", ".join(found) or f"other settings that change votes or rewards (k was {row.get('k')})"
 
 
 def _written(line: bytes) -> dict[str, Any] | None:
@@ -220,7 +241,7 @@ def _written(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _is_torn(line: bytes) -> bool:
+def is_torn(line: bytes) -> bool:
     """Tell whether a run that was killed may have left this part of a row."""
     begin, then = b'{"id": "', b', "rewards": '
     if line.endswith(b"\n"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from spct_plugin.engines.builtin import CheckpointConfig
 from spct_plugin.engines.tokenizer import ChatTokenizer
 from spct_plugin.errors import ConfigError
 from spct_plugin.tiny import MODELS
+
+PROCESS_LOCK = threading.Lock()
+"""Held while weights are loaded or answers drawn. Both change what all threads share: torch's
+default dtype and functions of transformers, or the state of torch's random numbers."""
 
 
 class Checkpoint:
@@ -72,16 +77,20 @@ class Checkpoint:
         """Render a chat; no text in it becomes one of this tokenizer's special tokens."""
         return self.chats.encode(messages, add_generation_prompt=add_generation_prompt)
 
-    def load(self, model_class: Any, *, all_weights: bool = False) -> Any:
+    def load(self, model_class: Any) -> Any:
         """Load the weights, ready to use.
 
         Args:
             model_class: One of transformers' Auto classes.
-            all_weights: Refuse a checkpoint that lacks some, which transformers makes up at random.
 
         Raises:
-            ConfigError: They cannot be loaded.
+            ConfigError: They cannot be loaded, or some are missing, which transformers makes up at
+                random.
         """
+        with PROCESS_LOCK:
+            return self._load(model_class)
+
+    def _load(self, model_class: Any) -> Any:
         tiny = self._keys.model == "tiny"
         dtype = "float32" if tiny and self._keys.dtype == "auto" else self._keys.dtype
         try:
@@ -94,7 +103,7 @@ class Checkpoint:
             )
         except (OSError, ValueError, SafetensorError) as error:
             raise self._cannot_load(error) from None
-        if all_weights and info["missing_keys"]:
+        if info["missing_keys"]:
             raise ConfigError(
                 f"{self._section}.model: {self._keys.model!r} lacks the weights "
                 f"{sorted(info['missing_keys'])[:3]} of a {type(model).__name__}"

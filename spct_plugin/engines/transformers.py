@@ -1,13 +1,15 @@
 """Answers from a model in this process, by transformers' own `generate`.
 
 For tests, small judges and machines without a server; a large judge belongs behind vLLM. Requests
-that arrive together are sorted by length and generated together, in a thread of their own. The
-choices of one prompt share its prefill: computed once, copied into the static cache of all.
+that arrive together are sorted by length and generated together, in a thread of their own; judges
+of one process take turns. The choices of one prompt share its prefill: computed once, copied into
+the static cache of all.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +20,13 @@ from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 from spct_plugin.engines import Choice, Request
 from spct_plugin.engines.batching import Batcher, Waiting
 from spct_plugin.engines.builtin import TransformersConfig
-from spct_plugin.engines.checkpoint import Checkpoint
+from spct_plugin.engines.checkpoint import PROCESS_LOCK, Checkpoint
 from spct_plugin.errors import EngineError
+
+# Batches' worth of requests that are sorted together: more, and nothing is finished before all is.
+# 2: chosen by us; on 200 tasks of the tiny world with 1 to 4 completions it cost 3 % more CPU time
+# than to sort all (4 cost 2 %), and 107 rows were finished after 75 % of the run instead of none.
+STRETCH = 2
 
 
 @dataclass(slots=True)
@@ -72,9 +79,9 @@ class TransformersEngine:
         self._model = None
 
     def _plan(self, waiting: list[_Waiting]) -> Iterator[list[_Waiting]]:
-        """Line up in batches, shortest prompts first."""
-        waiting.sort(key=lambda entry: len(entry.ids))
-        return _batches(waiting, self.config.batch_size)
+        """Line up in batches, in the order of arrival but for the sorting within a stretch."""
+        size = self.config.batch_size
+        return _batches(_by_length(waiting, STRETCH * size), size)
 
     def _generate(self, batch: Sequence[_Waiting]) -> list[list[Choice]]:
         try:
@@ -91,8 +98,8 @@ class TransformersEngine:
         ).to(model.device)
         # The trainer's own random numbers must not depend on how much was judged.
         devices = [model.device] if model.device.type == "cuda" else []
-        with torch.inference_mode(), torch.random.fork_rng(devices):
-            torch.manual_seed(batch[0].request.seed)
+        with PROCESS_LOCK, torch.inference_mode(), torch.random.fork_rng(devices):
+            _seed(model.device, batch[0].request.seed)
             output = model.generate(
                 **_expanded(model, padded, counts, sampling.max_tokens),
                 max_new_tokens=sampling.max_tokens,
@@ -130,6 +137,16 @@ class TransformersEngine:
         )
 
 
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the one generator that is drawn from; `torch.manual_seed` seeds those of all GPUs."""
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    elif device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def _expanded(model: Any, padded: Any, counts: torch.Tensor, max_tokens: int) -> dict[str, Any]:
     """Repeat every prompt for its choices; where one has several, compute the prefill only once.
 
@@ -164,6 +181,13 @@ def _expanded(model: Any, padded: Any, counts: torch.Tensor, max_tokens: int) ->
             places,
         )
     return inputs | {"past_key_values": cache}
+
+
+def _by_length(waiting: Sequence[_Waiting], size: int) -> list[_Waiting]:
+    """Sort by length within stretches of `size` choices, which keep the order of arrival."""
+    asked = itertools.accumulate(len(entry.request.votes) for entry in waiting)
+    stretches = {id(e): (choices - 1) // size for e, choices in zip(waiting, asked, strict=True)}
+    return sorted(waiting, key=lambda entry: (stretches[id(entry)], len(entry.ids)))
 
 
 def _batches(waiting: Sequence[_Waiting], size: int) -> Iterator[list[_Waiting]]:

@@ -136,7 +136,7 @@ class TransformersMetaRM:
 
     def _load(self) -> Any:
         if self._model is None:
-            model = self._checkpoint.load(AutoModelForSequenceClassification, all_weights=True)
+            model = self._checkpoint.load(AutoModelForSequenceClassification)
             # transformers takes the logit of the last token that is not this one.
             padding = self._checkpoint.tokenizer.pad_token_id
             model.config.get_text_config().pad_token_id = padding

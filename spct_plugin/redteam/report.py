@@ -31,7 +31,7 @@ class Findings:
     Attributes:
         version: What judged: engine identity, template, configuration.
         template: The template's name.
-        nonce: Whether delimiters carry a code.
+        nonce: Whether delimiters carry a code; None for a template without any.
         scale: Lowest and highest score.
         k: Votes per group.
         rates: By family.
@@ -41,12 +41,19 @@ class Findings:
 
     version: str
     template: str
-    nonce: bool
+    nonce: bool | None
     scale: tuple[int, int]
     k: int
     rates: Sequence[Rate]
     sums: Sequence[Rate]
     outcomes: Sequence[Outcome]
+
+    @property
+    def asked_by(self) -> str:
+        """The template, and whether its delimiters carry a code."""
+        if self.nonce is None:
+            return self.template
+        return f"{self.template}, code in delimiters {'on' if self.nonce else 'off'}"
 
     @property
     def lost(self) -> int:

@@ -76,6 +76,12 @@ def template_of(config: SPCTConfig) -> Template:
     return config.template_and_vote(load_plugins(config.plugins))[0]
 
 
+def takes_code(template: Template) -> bool:
+    """Tell whether a template shows the code that it is given, in delimiters; the tiny one not."""
+    order = range(min(2, template.max_responses or 2))
+    return CODE in template.render(JudgeTask("Ask.", ["One.", "Two."]), order, CODE)
+
+
 async def attack_judge(
     model: RewardModel, attacks: Sequence[Attack], advance: Callable[[], None] = lambda: None
 ) -> list[Outcome]:

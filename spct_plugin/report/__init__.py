@@ -5,9 +5,8 @@ write_report(read_groups(Path("runs/store")), Path("report.html"))
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import jinja2
 
 from spct_plugin import store
+from spct_plugin.data.judging import is_torn
+from spct_plugin.data.rows import BadRow, line_problem, parse_line
 from spct_plugin.errors import TaskError
 from spct_plugin.report.charts import Series, line_chart
 from spct_plugin.types import JudgeTask, Message, is_mapping
@@ -35,14 +36,20 @@ class Chart:
     series: Sequence[Series]
 
 
-def read_groups(path: Path) -> list[Group]:
+def read_groups(path: Path, leave_out: Callable[[BadRow], None] = lambda torn: None) -> list[Group]:
     """Read a run's groups from a store's directory or from the output of `spct judge`.
+
+    Args:
+        path: The directory or file.
+        leave_out: Called for the last line of a run that was killed while it wrote it.
 
     Raises:
         TaskError: There is nothing to read, or a line is not one of `spct judge`.
         StoreError: A file of the store is damaged.
     """
-    groups: list[Group] = [*store.read_groups(path)] if path.is_dir() else _read_rows(path)
+    groups: list[Group] = (
+        [*store.read_groups(path)] if path.is_dir() else _read_rows(path, leave_out)
+    )
     if not groups:
         raise TaskError(f"expected judged groups in {str(path)!r}, found none")
     return groups
@@ -80,23 +87,28 @@ def write_report(
     target.write_text(page, encoding="utf-8", errors="replace")
 
 
-def _read_rows(path: Path) -> list[Group]:
+def _read_rows(path: Path, leave_out: Callable[[BadRow], None]) -> list[Group]:
     groups: list[Group] = []
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                row = json.loads(line)
-                if not is_mapping(row) or not {"rewards", "judgements"} <= set(row):
-                    raise TaskError(
-                        f"{str(path)!r}, line {number}: expected a row of `spct judge`, found "
-                        f"{line[:60]!r}"
-                    )
-                groups.append(row)
-    except (OSError, ValueError) as error:
-        if isinstance(error, TaskError):
-            raise
-        raise TaskError(f"cannot read {str(path)!r}: {error}") from None
+                try:
+                    groups.append(_row(line))
+                except (ValueError, RecursionError) as error:
+                    bad = BadRow(number, line_problem(error))
+                    if not is_torn(line):
+                        raise TaskError(bad.within(path)) from None
+                    leave_out(bad)
+    except OSError as error:
+        raise TaskError(f"cannot read {str(path)!r}: {error.strerror}") from None
     return groups
+
+
+def _row(line: bytes) -> Group:
+    row = parse_line(line)
+    if not is_mapping(row) or not {"rewards", "judgements"} <= set(row):
+        raise TaskError(f"expected a row of `spct judge`, found {line.decode()[:60]!r}")
+    return row
 
 
 def _by_step(groups: Sequence[Group]) -> dict[int, list[Group]]:

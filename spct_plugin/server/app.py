@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Mapping
+from importlib import metadata
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Query, Request, Response
@@ -23,7 +24,7 @@ from spct_plugin.errors import (
     TaskError,
 )
 from spct_plugin.loop import gather_or_cancel
-from spct_plugin.server import gate, logs
+from spct_plugin.server import gate, logs, mistakes
 from spct_plugin.server.answers import ConflictError
 from spct_plugin.server.desk import Desk, DrainingError
 from spct_plugin.server.gate import Gate, read_token
@@ -67,6 +68,7 @@ MEANINGS = {
     408: "The body came too slowly.",
     409: "The request id was used for another request.",
     413: "The body is too long, or holds more than `serve` allows.",
+    415: "The body is not said to be JSON.",
     421: "The Host is none of this server's.",
     422: "The request cannot be judged, or a rule of the server fails with it.",
     429: "No room now; see Retry-After.",
@@ -81,7 +83,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 EVERYWHERE = _problems(401, 403, 413, 421, 500)
-POSTED = EVERYWHERE | _problems(400, 408, 422)
+POSTED = EVERYWHERE | _problems(400, 408, 415, 422)
 
 
 def make_app(desk: Desk) -> FastAPI:
@@ -106,7 +108,7 @@ def make_app(desk: Desk) -> FastAPI:
     app = FastAPIOffline(
         title="spct-plugin reward server",
         description="Rewards for groups of completions, judged by a generative reward model.",
-        version=desk.version,
+        version=metadata.version("spct-plugin"),
         lifespan=lifespan,
         redoc_url=None,
         responses=EVERYWHERE,
@@ -241,18 +243,18 @@ def _add_errors(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         if error.status_code in (408, 413):
             headers["Connection"] = "close"
-        return _problem(request, error.status_code, str(error.detail), headers)
+        detail = mistakes.describe_unread(error.__cause__) or str(error.detail)
+        return _problem(request, error.status_code, detail, headers)
 
     @app.exception_handler(RequestValidationError)
     async def unreadable(request: Request, error: RequestValidationError) -> Response:
-        # What was sent is not sent back: it may be long, and not encodable.
-        wrong = [f"{_where(details['loc'])}: {details['msg']}" for details in error.errors()[:5]]
-        return _problem(request, 422, "; ".join(wrong)[:1000], {})
+        return _problem(request, *_mistake(request, error), {})
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
-        # Starlette raises it again, and uvicorn logs it with its traceback.
-        return _problem(request, 500, f"{type(error).__name__}; see the server's log", {})
+        # Starlette raises it again, and uvicorn logs it with its traceback. It comes past the gate.
+        named = {"X-Request-ID": logs.request_id.get()}
+        return _problem(request, 500, f"{type(error).__name__}; see the server's log", named)
 
 
 def _problem(request: Request, status: int, detail: str, headers: Mapping[str, str]) -> Response:
@@ -261,8 +263,14 @@ def _problem(request: Request, status: int, detail: str, headers: Mapping[str, s
     return Response(json.dumps(body), status, headers, "application/json")
 
 
-def _where(location: tuple[Any, ...]) -> str:
-    return ".".join(str(part)[:40] for part in location if part != "body")[:120] or "body"
+def _mistake(request: Request, error: RequestValidationError) -> tuple[int, str]:
+    unread = mistakes.describe_unread(error.__cause__)
+    if unread is not None:
+        return 400, unread
+    if isinstance(error.body, bytes):
+        # FastAPI leaves it so when it is not said to be JSON.
+        return 415, mistakes.describe_kind(request.headers.get("content-type"))
+    return 422, mistakes.describe(error.errors())
 
 
 def _as_it_is(content: bytes) -> Any:

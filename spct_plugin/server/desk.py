@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Sections that are read when the server starts and not again.
-FIXED = ("plugins", "serve", "server", "store")
+# Sections that are read when the server starts and not again; `plugins` is another.
+FIXED = ("serve", "server", "store")
 
 
 class DrainingError(SPCTError):
@@ -127,9 +127,14 @@ class Desk:
         return "draining" if self.draining else self._readiness.why_not
 
     @property
+    def unfinished(self) -> int:
+        """Accepted groups that are not finished."""
+        return self._room.groups
+
+    @property
     def is_idle(self) -> bool:
         """Whether all accepted groups are finished."""
-        return not self._room.groups
+        return not self.unfinished
 
     async def rewards(
         self, asked: RewardsRequest, tasks: Sequence[JudgeTask], request_id: str
@@ -324,7 +329,7 @@ class Desk:
         finally:
             bench.groups -= 1
             await self._close_if_done(bench)
-        if bench.retired:
+        if bench.retired or self.draining:
             return
         self._readiness.note(problem)
         if problem:
@@ -352,7 +357,9 @@ class Desk:
         config = SPCTConfig.of(data, self._path, load_plugins(self.config.plugins))
         for section in FIXED:
             if getattr(config, section) != getattr(self.config, section):
-                raise _restart(section)
+                raise ConfigError(
+                    f"{section}: changed; it is read at the start only, so restart the server"
+                )
         if _rules(config) - _rules(self.config):
             raise _restart("reward.rewards")
         for section in ("engine", "meta_rm"):

@@ -85,7 +85,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        status = 500
+        status: int | None = 500
         facts: dict[str, object] = {}
         scope["spct"] = facts
         logs.request_id.set(new_request_id())
@@ -103,29 +103,42 @@ class Gate:
             if refused is None:
                 await self._app(scope, self._counted(receive), note_status)
             else:
+                facts["detail"] = refused[1][:300]
                 await _answer(note_status, *refused)
+        except asyncio.CancelledError:
+            # By the end of the server only, and not raised: uvicorn would log it as a mistake.
+            status = None
+            facts["detail"] = "given up: the server ended before the answer was made and sent"
         finally:
-            seconds = time.perf_counter() - start
-            # Only paths of ours become names of series: anybody can ask for any other.
-            route = str(getattr(scope.get("route"), "path", "other"))
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.request_seconds.labels(route).observe(seconds)
-            line = {"method": scope["method"], "path": scope["path"][:200], "status": status}
-            # Health checks and scrapes come every few seconds.
-            level = logging.DEBUG if scope["method"] == "GET" else logging.INFO
-            log.log(level, "request", extra={"spct": line | facts | {"seconds": round(seconds, 4)}})
+            self._note(scope, status, facts, time.perf_counter() - start)
+
+    def _note(
+        self, scope: Scope, status: int | None, facts: dict[str, object], seconds: float
+    ) -> None:
+        """Count a request, and log it."""
+        # Only paths of ours become names of series: anybody can ask for any other.
+        route = str(getattr(scope.get("route"), "path", "other"))
+        self._metrics.requests.labels(route, str(status or "none")).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        line = {"method": scope["method"], "path": scope["path"][:200], "status": status}
+        # Health checks and scrapes come every few seconds.
+        is_usual = scope["method"] == "GET" and "detail" not in facts
+        level = logging.DEBUG if is_usual else logging.INFO
+        log.log(level, "request", extra={"spct": line | facts | {"seconds": round(seconds, 4)}})
 
     def _refusal(self, path: str, headers: Headers) -> tuple[int, str] | None:
         """Give status and reason, or None for a request that may pass."""
         host = headers.get("host", "")
         if not self._is_known(host):
             return 421, (
-                f"expected this server's name or address as Host, found {host[:100]!r}; names by "
-                "which clients call it stand in serve.hosts"
+                "expected this server's name or address as Host, found "
+                f"{host.rpartition('@')[2][:100]!r}; names by which clients call it stand in "
+                "serve.hosts"
             )
         origin = headers.get("origin")
         if origin is not None and not _is_page_of(host, origin):
-            return 403, f"expected no other page's request, found Origin {origin[:100]!r}"
+            found = origin.rpartition("@")[2][:100]
+            return 403, f"expected no other page's request, found Origin {found!r}"
         if path.startswith(ADMIN) and self._token is None:
             return 403, "admin calls need a token: set serve.token_env and start again"
         if self._token is not None and not _is_open(path) and not self._has_token(headers):
@@ -206,7 +219,7 @@ def _password(encoded: bytes) -> bytes:
 
 
 async def _answer(send: Send, status: int, detail: str) -> None:
-    body = json.dumps({"detail": detail, "request_id": None}).encode()
+    body = json.dumps({"detail": detail, "request_id": logs.request_id.get()}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,6 +22,9 @@ from spct_plugin.errors import ConfigError
 from spct_plugin.server.app import make_app
 from spct_plugin.server.desk import Desk
 from spct_plugin.server.logs import json_on_stderr
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("spct_plugin.server")
 
@@ -154,9 +158,7 @@ class DrainingServer(uvicorn.Server):
         """Look, ten times a second, whether it is time to end."""
         if self._desk.draining:
             if self._ending is None:
-                # Not looked at here: uvicorn waits for connections when this is no longer called.
-                left_s = self._end_at - time.monotonic()
-                self._ending = asyncio.get_running_loop().call_later(left_s, self._give_up)
+                self._begin_to_end()
             self.should_exit = self.should_exit or self._desk.is_idle
         return await super().on_tick(counter)
 
@@ -167,6 +169,16 @@ class DrainingServer(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             log.info("listening", extra={"spct": {"url": self.url, "version": self._desk.version}})
+
+    def _begin_to_end(self) -> None:
+        waited_for = {
+            "groups": self._desk.unfinished,
+            "at_most_s": self._desk.config.serve.drain_s,
+        }
+        log.info("draining", extra={"spct": waited_for})
+        # Not looked at by on_tick: while uvicorn waits for connections, it does not call that.
+        left_s = self._end_at - time.monotonic()
+        self._ending = asyncio.get_running_loop().call_later(left_s, self._give_up)
 
     def _give_up(self) -> None:
         log.error("ending with groups or connections in work: serve.drain_s has passed")
@@ -184,7 +196,7 @@ def make_server(desk: Desk) -> DrainingServer:
     """
     settings = desk.config.serve
     config = uvicorn.Config(
-        make_app(desk),
+        _ended_by_cancelling(make_app(desk)),
         host=settings.host,
         port=settings.port,
         http=Connection,
@@ -199,7 +211,25 @@ def make_server(desk: Desk) -> DrainingServer:
     return DrainingServer(config, desk)
 
 
-def _listen(host: str, port: int) -> list[socket.socket]:
+def _ended_by_cancelling(app: ASGIApp) -> ASGIApp:
+    """Tell the application of its end when that comes by cancelling.
+
+    That is how asyncio ends what was given up; uvicorn would log it with a traceback.
+    """
+
+    async def ended(scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_or_end() -> Message:
+            try:
+                return await receive()
+            except asyncio.CancelledError:
+                return {"type": "lifespan.shutdown"}
+
+        await app(scope, receive_or_end if scope["type"] == "lifespan" else receive, send)
+
+    return ended
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
     """Listen on all addresses of a host; uvicorn would tell late, in several lines, that it cannot.
 
     Raises:
@@ -226,7 +256,7 @@ def serve(desk: Desk) -> int:
         ConfigError: The token's environment variable is not set, or nothing can listen there.
     """
     server = make_server(desk)
-    sockets = _listen(desk.config.serve.host, desk.config.serve.port)
+    sockets = listen(desk.config.serve.host, desk.config.serve.port)
     for sig in (signal.SIGTERM, signal.SIGINT):
         # Not given back, as a second one must end what still has threads to wait for, too.
         signal.signal(sig, server.handle_exit)

@@ -268,7 +268,8 @@ class GroupResponse(Wire):
     k: int = Field(ge=1)
     """Votes asked for."""
     k_used: int = Field(ge=0)
-    """Votes taken; fewer when they were enough, or the deadline passed."""
+    """Votes really asked for, failed ones too: fewer when adaptive stopping found them enough or
+    lost all of a wave, or when, at temperature 0, the same prompt would be asked twice."""
     failures: Annotated[dict[Failure, int], BeforeValidator(_known)]
     """Failed judgements by kind."""
     tokens: int = Field(ge=0)

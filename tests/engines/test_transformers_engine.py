@@ -4,18 +4,19 @@ import asyncio
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra `trl`")
 
 import torch
-from transformers import Gemma3Config
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config
 
 from spct_plugin import ConfigError, EngineError
 from spct_plugin.engines import Request, Sampling
 from spct_plugin.engines.builtin import TransformersConfig
-from spct_plugin.engines.transformers import TransformersEngine, _batches
+from spct_plugin.engines.transformers import STRETCH, TransformersEngine, _batches, _Waiting
 from spct_plugin.tiny.model import build_model, build_tokenizer
 
 PROMPTS = ["hello", "we met anna at the park " * 5, "query " * 20]
@@ -71,6 +72,27 @@ async def test_the_trainers_random_numbers_are_left_alone(engine):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_engines_that_load_and_draw_at_once_give_what_each_gives_alone(folder):
+    def votes(seed):
+        engine = TransformersEngine(TransformersConfig(model=str(folder)))
+        return asyncio.run(engine.generate(request("hello", 4, temperature=1.0, seed=seed)))
+
+    seeds = range(8)
+    alone = [votes(seed) for seed in seeds]
+    before = torch.random.get_rng_state()
+    with ThreadPoolExecutor(len(seeds)) as threads:
+        for _ in range(2):
+            assert list(threads.map(votes, seeds)) == alone
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+async def test_a_judge_on_the_cpu_does_not_seed_the_trainers_gpu(engine, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    await engine.generate(request("hello", 2, temperature=1.0))
+    assert seeded == []
+
+
 async def test_an_answer_without_end_token_was_cut(engine):
     [choice] = await engine.generate(request("hello", max_tokens=5))
     assert (choice.finish_reason, choice.tokens) == ("length", 5)
@@ -113,6 +135,19 @@ def test_batches_hold_at_most_so_many_choices_of_one_sampling():
         for batch in _batches([Entry(3), Entry(3), Entry(9), Entry(1), Entry(1, 1.0)], 6)
     ]
     assert sizes == [[3, 3], [9], [1], [1]]
+
+
+def test_requests_are_sorted_by_length_only_among_those_that_came_about_together(folder):
+    engine = TransformersEngine(TransformersConfig(model=str(folder), batch_size=8))
+    lengths = [(37 * i) % 101 for i in range(100)]
+    came = [_Waiting(request("p", 2), [0] * length) for length in lengths]
+    batches = list(engine._plan(list(came)))
+    assert [len(batch) for batch in batches] == [4] * 25
+    planned = [entry for batch in batches for entry in batch]
+    size = STRETCH * 4
+    for start in range(0, len(came), size):
+        stretch = sorted(came[start : start + size], key=lambda entry: len(entry.ids))
+        assert [id(e) for e in planned[start : start + size]] == [id(e) for e in stretch]
 
 
 async def test_a_failure_reaches_everybody_who_waits(engine, monkeypatch):
@@ -192,6 +227,29 @@ async def test_damaged_weights_are_one_clear_error(folder, tmp_path):
     engine = TransformersEngine(TransformersConfig(model=str(damaged)))
     with pytest.raises(ConfigError, match=r"engine\.model: cannot load"):
         await engine.generate(request("hello"))
+
+
+async def test_a_judge_that_lacks_its_head_is_refused_in_one_line(folder, tmp_path):
+    headless = tmp_path / "judge"
+    shutil.copytree(folder, headless)
+    config = AutoConfig.from_pretrained(folder, tie_word_embeddings=False)
+    AutoModelForCausalLM.from_config(config).model.save_pretrained(headless)
+    engine = TransformersEngine(TransformersConfig(model=str(headless)))
+    with pytest.raises(ConfigError, match=r"lacks the weights \['lm_head.weight'\]") as caught:
+        await engine.generate(request("hello"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+async def test_a_head_is_there_whether_or_not_it_is_the_embeddings(folder, tmp_path, tied):
+    whole = tmp_path / "judge"
+    shutil.copytree(folder, whole)
+    config = AutoConfig.from_pretrained(folder, tie_word_embeddings=tied)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(whole)
+    engine = TransformersEngine(TransformersConfig(model=str(whole)))
+    await engine.generate(request("hello"))
+    assert torch.equal(engine._model.lm_head.weight, model.lm_head.weight)
 
 
 async def test_a_tokenizer_without_padding_pads_with_its_end(folder, tmp_path):

@@ -1,12 +1,13 @@
 """What the server accepts, how long groups wait, and what a reload may bring in."""
 
 import asyncio
+import logging
 import sys
 
 import pytest
 import yaml
 from server_process import ServerProcess, start_all
-from serving import BEARER, call, group, until
+from serving import BEARER, call, group, until, write_config
 
 from spct_plugin import ConfigError, JudgeTask, RewardModel, SPCTConfig, TaskError
 from spct_plugin.client import RewardClient
@@ -125,6 +126,25 @@ async def test_a_reload_forgets_what_was_wrong_with_the_old_judge(serve, judge, 
     judge.answer = judge.judge
     status, _, _ = await call(f"{server.url}/admin/reload", method="POST", **BEARER)
     assert (status, server.desk.is_ready) == (200, True)
+
+
+async def test_a_trial_that_ends_while_draining_says_nothing(judge, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    desk = Desk(write_config(tmp_path, judge))
+    tried = asyncio.Event()
+
+    async def try_judge(model):
+        desk.draining = True
+        tried.set()
+        return ""
+
+    monkeypatch.setattr("spct_plugin.server.desk.try_judge", try_judge)
+    trying = asyncio.create_task(desk.keep_trying())
+    await tried.wait()
+    trying.cancel()
+    await asyncio.gather(trying, return_exceptions=True)
+    await desk.aclose()
+    assert "ready" not in caplog.messages
 
 
 async def test_a_fresh_answer_is_kept_nowhere(serve, judge, tmp_path):

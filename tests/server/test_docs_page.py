@@ -1,6 +1,7 @@
 """The documentation: whole, without other servers, and no way around the token."""
 
 import re
+from importlib import metadata
 
 import pytest
 from serving import call, group
@@ -42,6 +43,12 @@ async def test_every_field_has_a_meaning_and_the_token_is_declared(serve, token)
     assert silent == []
     [scheme] = document["components"]["securitySchemes"].values()
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+
+
+async def test_the_documents_version_is_the_packages(serve):
+    server = await serve()
+    _, _, document = await call(f"{server.url}/openapi.json")
+    assert document["info"]["version"] == metadata.version("spct-plugin")
 
 
 async def test_without_a_token_none_is_declared(serve):

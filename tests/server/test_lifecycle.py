@@ -108,8 +108,9 @@ async def test_after_sigterm_accepted_groups_are_finished_and_new_ones_refused(j
         accepted = [asyncio.create_task(call(url, body)) for body in bodies]
         await until(lambda: len(judge.asked) == 4, seconds=60)
         process.kill(signal.SIGTERM)
-        while (await call(f"{process.url}/healthz"))[2]["status"] != "draining":
-            await asyncio.sleep(0.01)
+        line = await asyncio.to_thread(process.wait_for, "draining")
+        assert (line["groups"], line["at_most_s"]) == (4, 600)
+        assert (await call(f"{process.url}/healthz"))[2]["status"] == "draining"
         status, headers, answer = await call(url, {"groups": [group("late")]})
         assert (status, headers["Retry-After"]) == (503, "5")
         assert "accepts nothing more" in answer["detail"]
@@ -223,6 +224,30 @@ async def end_by(process, signals, seconds):
     code = await asyncio.to_thread(process.wait)
     assert asyncio.get_running_loop().time() - start_s < seconds
     return code
+
+
+async def test_what_is_given_up_is_logged_as_that_and_not_as_a_mistake(judge, tmp_path):
+    process = await start(write_config(tmp_path, judge, serve={"drain_s": 0.3}))
+    url = f"{process.url}/v1/rewards"
+    try:
+        judge.may_answer.clear()
+        bodies = ({"groups": [group("a")], "request_id": "named"}, {"groups": [group("b")]})
+        asking = [asyncio.create_task(call(url, body)) for body in bodies]
+        await until(lambda: len(judge.asked) == 2)
+        assert await end_by(process, 1, 20) == 128 + signal.SIGTERM
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(isinstance(one, aiohttp.ClientError) for one in found)
+    finally:
+        judge.may_answer.set()
+        process.close()
+    assert not [line for line in process.lines if "traceback" in line or "time" not in line]
+    assert not [line for line in process.lines if "Traceback" in line["message"]]
+    errors = [line["message"] for line in process.lines if line["level"] == "error"]
+    assert errors == ["ending with groups or connections in work: serve.drain_s has passed"]
+    requests = [line for line in process.lines if line["message"] == "request"]
+    assert [line["status"] for line in requests] == [None, None]
+    assert all("given up" in line["detail"] for line in requests)
+    assert "named" in [line["request_id"] for line in requests]
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
@@ -414,21 +439,21 @@ async def test_a_judge_that_does_not_judge_does_not_take_over(serve, judge, toke
 
 
 @pytest.mark.parametrize(
-    ("name", "section"),
+    ("name", "section", "why"),
     [
-        ("plugins", ["evil.py"]),
-        ("serve", {"groups": 1}),
-        ("store", {"path": "elsewhere"}),
-        ("reward", {"rewards": [{"grm": {}}, {"path": "evil.py:run"}]}),
+        ("plugins", ["evil.py"], "needs a restart: a reload loads no new code"),
+        ("serve", {"groups": 1}, "serve: changed; it is read at the start only"),
+        ("store", {"path": "elsewhere"}, "store: changed; it is read at the start only"),
+        ("reward", {"rewards": [{"grm": {}}, {"path": "evil.py:run"}]}, "loads no new code"),
     ],
 )
-async def test_a_reload_loads_no_code(name, section, serve, token, tmp_path):
+async def test_a_reload_loads_no_code(name, section, why, serve, token, tmp_path):
     server = await serve(serve=token)
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef run(**_): pass")
     change(tmp_path / "judge.yaml", **{name: section})
     status, _, answer = await call(f"{server.url}/admin/reload", method="POST", **BEARER)
     assert status == 400
-    assert "needs a restart" in answer["detail"]
+    assert why in answer["detail"]
     assert not (tmp_path / "ran").exists()
 
 

@@ -3,13 +3,16 @@
 import asyncio
 import base64
 import contextlib
+import json
+import logging
 import resource
 import socket
 
 import pytest
-from serving import TOKEN, Process, Running, call, connect, group, post, until, write_config
+from serving import BEARER, TOKEN, Process, Running, call, connect, group, post, until, write_config
 
 from spct_plugin import ConfigError, SPCTConfig
+from spct_plugin.server.logs import JSONLines
 
 ONE = {"groups": [group("a", "b")]}
 
@@ -88,6 +91,54 @@ async def test_pages_of_others_cannot_ask(serve):
         status, _, _ = await call(f"{server.url}/v1/rewards", ONE, Origin=origin)
         assert status == 403
     assert (await call(f"{server.url}/v1/rewards", ONE, Origin=server.url))[0] == 200
+
+
+@pytest.fixture
+def logged(caplog):
+    """What is logged, as the server writes it: one JSON object per line."""
+    caplog.set_level(logging.INFO)
+    caplog.handler.setFormatter(JSONLines())
+
+    def lines(request_id):
+        written = map(json.loads, caplog.text.splitlines())
+        return [line for line in written if line.get("request_id") == request_id]
+
+    return lines
+
+
+async def test_a_refusal_is_logged_with_its_reason_and_one_id(serve, token, logged, caplog):
+    server = await serve(serve={**token, "body_bytes": 2000})
+    # As a client would send them that has the token in its address.
+    host, origin = f"spct:{TOKEN}@evil.example", f"http://spct:{TOKEN}@evil.example"
+    refusals = (
+        (401, "/v1/rewards", {"Authorization": f"Bearer {TOKEN}x"}),
+        (401, "/metrics", {"Authorization": f"Bearer {TOKEN}x", "method": "GET"}),
+        (403, "/v1/rewards", {**BEARER, "Origin": origin}),
+        (421, "/v1/rewards", {**BEARER, "Host": host}),
+        (421, "/v1/rewards", {**BEARER, "Host": "evil.example" * 20}),
+        (413, "/v1/rewards", {**BEARER, "data": b" " * 3000}),
+    )
+    for expected, path, asked in refusals:
+        status, headers, answer = await call(f"{server.url}{path}", **({"body": ONE} | asked))
+        # It comes after the answer.
+        await until(lambda named=answer["request_id"]: logged(named))
+        [line] = logged(answer["request_id"])
+        assert status == line["status"] == expected
+        assert answer["request_id"] == headers["X-Request-ID"]
+        assert line["detail"] == answer["detail"]
+        assert len(line["detail"]) < 300
+    assert TOKEN not in caplog.text
+
+
+async def test_an_error_of_the_servers_own_has_the_same_id_everywhere(serve, monkeypatch, logged):
+    server = await serve()
+    monkeypatch.setattr("spct_plugin.server.app._rows", None)
+    status, headers, answer = await call(f"{server.url}/get_reward", {"query": "a"})
+    assert (status, headers["X-Request-ID"]) == (500, answer["request_id"])
+    await until(lambda: len(logged(answer["request_id"])) == 2)
+    request, mistake = logged(answer["request_id"])
+    assert (request["message"], request["status"]) == ("request", 500)
+    assert mistake["traceback"]
 
 
 async def test_texts_and_groups_are_limited(serve):

@@ -183,7 +183,7 @@ async def test_conversations_and_tool_turns_are_judged(serve):
 
 
 BAD = {
-    "no JSON": (b"{", 422),
+    "no JSON": (b"{", 400),
     "no groups": ({"groups": []}, 422),
     "no completions": ({"groups": [group()]}, 422),
     "blank prompt": ({"groups": [group("a", prompt=" ")]}, 422),
@@ -295,7 +295,7 @@ async def test_too_many_groups_are_counted_before_they_are_read(serve):
         assert "at most 2 groups (serve.groups), found 3" in answer["detail"]
     # Not said to be JSON, it is none to the server, however deep.
     plain = {"data": b"[" * 100_000, "Content_Type": "text/plain"}
-    assert (await call(f"{server.url}/v1/rewards", **plain))[0] == 422
+    assert (await call(f"{server.url}/v1/rewards", **plain))[0] == 415
 
 
 RULES = {

@@ -150,7 +150,7 @@ async def test_what_cannot_be_read_is_refused(serve_wire, prompt, tokenizer):
         (good | {"query": ["no chat a", "no chat b"], "prompts": ["no chat "] * 2}, "cannot read"),
         (good | {"labels": [["a"], ["b"]]}, "label: expected a text"),
         (good | {"labels": ["", json.loads("[" * 900 + "]" * 900)]}, "levels of nesting"),
-        ({"prompts": []}, "query: Field required"),
+        ({"prompts": []}, "query: expected a value, found none"),
         ({"query": [7]}, "query"),
     ):
         status, _, answer = await call(f"{server.url}/get_reward", body)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rule-based RL by GRPO on 2 nodes: sbatch --nodes=2 ../launch/ray.sbatch ./rl.sh [--flag value]
 # Not with OpenRLHF 0.11.2 (read, not run): it sends vLLM the experts as transformers 5 packs them, and
-# vLLM's deepseek_v2 knows no such names. For a release that unpacks them; until then recipes/trl.
+# vLLM's deepseek_v2 knows no such names. For a release that unpacks them; until then the recipe for TRL.
 set -euo pipefail
 
 flags=(
