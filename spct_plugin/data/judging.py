@@ -7,8 +7,8 @@ import fcntl
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -20,7 +20,7 @@ from spct_plugin.errors import TaskError
 from spct_plugin.failures import LOST, Failure
 from spct_plugin.records import reward_record
 from spct_plugin.reward_model import RewardModel
-from spct_plugin.types import GroupReward
+from spct_plugin.types import GroupReward, JudgeTask
 
 Judged = tuple[str, int | None]
 """Digest of a task as it was judged, and its label."""
@@ -84,34 +84,50 @@ async def judge_file(
     """
     summary = Summary()
     check_files(source, target)
-    target = target.resolve()
-    done: dict[str, Judged] = {}
-    waiting: list[TaskRow] = []
+    waiting: deque[TaskRow] = deque()
 
-    def fresh() -> Iterator[Any]:
-        for row in read_tasks(source):
-            if isinstance(row, BadRow):
-                summary.bad.append(row)
-                advance(row, summary)
-            elif row.id in done:
-                task, label = done[row.id]
-                _check_same(row, model.task_digest(row.task) != task, "prompt or completions")
-                _check_same(row, learnt_from and row.label != label, "label")
-                summary.resumed += 1
-                advance(row, summary)
-            else:
-                waiting.append(row)
-                yield row.task
+    def tasks(rows: Iterable[TaskRow]) -> Iterator[JudgeTask]:
+        for row in rows:
+            waiting.append(row)
+            yield row.task
 
-    with _resumed(target, model.version) as (file, finished):
-        done |= finished
-        async for reward in model.stream(fresh(), keep_judgements=True):
-            row = waiting.pop(0)
+    with _resumed(target.resolve(), model.version) as (file, done):
+        rows = _unfinished(model, source, done, summary, advance, learnt_from=learnt_from)
+        async for reward in model.stream(tasks(rows), keep_judgements=True):
+            row = waiting.popleft()
             file.write(json.dumps(_record(row, reward) | dict(mark or {})) + "\n")
             file.flush()
             _count(summary, reward)
             advance(row, summary)
     return summary
+
+
+def _unfinished(
+    model: RewardModel,
+    source: Path,
+    done: Mapping[str, Judged],
+    summary: Summary,
+    advance: Callable[[BadRow | TaskRow, Summary], None],
+    *,
+    learnt_from: bool,
+) -> Iterator[TaskRow]:
+    """Give the rows that are to be judged; count and check those that an earlier run finished.
+
+    Raises:
+        TaskError: A finished row was another task, or had another label.
+    """
+    for row in read_tasks(source):
+        if isinstance(row, BadRow):
+            summary.bad.append(row)
+            advance(row, summary)
+        elif row.id in done:
+            task, label = done[row.id]
+            _check_same(row, model.task_digest(row.task) != task, "prompt or completions")
+            _check_same(row, learnt_from and row.label != label, "label")
+            summary.resumed += 1
+            advance(row, summary)
+        else:
+            yield row
 
 
 def check_files(source: Path, target: Path) -> None:
