@@ -45,3 +45,17 @@ def test_trl_grpo_finds_the_reward_by_dotted_path(policy, config_file, tmp_path,
     assert {len(group) for group in shown()} == {4}
     state = json.loads((tmp_path / "out/checkpoint-1/trainer_state.json").read_text())
     assert state["log_history"][0]["rewards/grm_reward/std"] > 0
+
+
+def test_what_the_page_says_to_try_offline_trains(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/trl.md").read_text()
+    commands = page.partition("## Try it offline")[2].split("```")[1]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", commands], capture_output=True, text=True, timeout=240, check=False,
+        cwd=tmp_path, env=os.environ | {"PATH": path, "HF_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    [state] = (tmp_path / "out").glob("checkpoint-2/trainer_state.json")
+    steps = json.loads(state.read_text())["log_history"][:2]
+    assert any(step["rewards/grm_reward/std"] > 0 for step in steps)
