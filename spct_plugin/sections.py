@@ -229,7 +229,8 @@ class RemoteConfig(Section):
     token_env: str | None = None
     """Name of the environment variable that holds the server's token; no file ever holds it."""
     run: str = Field(default="", pattern=RUN_NAME)
-    """Name of this run, to which the server allows a share of itself."""
+    """Name of this run, to which the server allows a share of itself and gives turns; those without
+    a name are one run."""
     max_in_flight: int = Field(default=256, ge=1)
     """Groups at once. 256: as many as the server judges at once by default."""
     connect_timeout_s: float = Field(default=10.0, gt=0)

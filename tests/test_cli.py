@@ -465,6 +465,8 @@ class Engine:
             return [Choice("Scores: \\\\boxed{5, 5}")] * len(request.votes)
         while self.config.rows and not Path("rewards.jsonl").read_bytes():
             await asyncio.sleep(0.01)
+        if self.config.sig == "cancel":
+            raise asyncio.CancelledError
         signal.raise_signal(getattr(signal, self.config.sig))
         await asyncio.sleep(60)
 
@@ -507,3 +509,16 @@ def test_judge_says_what_is_finished_when_it_is_stopped(files, sig, expected, ro
         f"spct: stopped; {rows} rows are finished in rewards.jsonl, the same command goes on\n"
     )
     assert len(rewards(files / "rewards.jsonl")) == rows
+
+
+def test_an_engine_that_cancels_itself_is_no_signal(files):
+    (files / "stopped.py").write_text(STOPPED, encoding="utf-8")
+    engine = "engine={kind: stopped, sig: cancel, rows: 0}"
+    done = command_line(
+        *("judge", "tasks.jsonl", "-o", "rewards.jsonl"),
+        *("-s", "plugins=[stopped.py]", "-s", engine, "-k", "1", "-s", "template.nonce=false"),
+        cwd=files,
+    )
+    assert done.returncode == 1
+    assert "CancelledError" in done.stderr
+    assert "stopped;" not in done.stderr

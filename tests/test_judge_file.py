@@ -9,7 +9,7 @@ import pytest
 from judging_helpers import Engine, by_content, reward_model, said
 
 from spct_plugin import EngineError, RewardModel, SPCTConfig, TaskError
-from spct_plugin.data.judging import count_lines, judge_file
+from spct_plugin.data.judging import count_finished, count_lines, judge_file
 from spct_plugin.data.rows import BadRow
 from spct_plugin.engines import Choice
 from spct_plugin.engines.replay import ReplayEngine
@@ -126,6 +126,7 @@ def test_rows_lost_to_infrastructure_are_judged_again_and_others_not(source, tar
 
     summary = run(model(script), source, target)
     assert (summary.lost, summary.failures["engine_error"]) == (1, 1)
+    assert (count_lines(target), count_finished(target)) == (5, 4)
     again = run(model(), source, target)
     assert (again.rows, again.resumed, again.lost) == (1, 4, 0)
     assert {row["id"]: row["rewards"] for row in rows(target)} == {
@@ -149,7 +150,10 @@ def test_an_output_of_another_configuration_is_left_alone(source, target):
 
 
 DIFFERENCES = {
-    "settings": ("{engine}|default|0|", "other settings that change votes or rewards (k was 2)"),
+    "settings": (
+        "{engine}|default|0|",
+        "other settings that change votes or rewards, such as vote.k",
+    ),
     "judge": ("other@1|default|0", "judge 'other@1', now 'scripted';"),
     "template": ("{engine}|single|0", "template 'single', now 'default';"),
     "meta RM": ("{engine}|default|0|tiny@1", "meta RM 'tiny@1', now 'none';"),

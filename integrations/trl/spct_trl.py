@@ -27,7 +27,7 @@ from spct_plugin.voter import GroupVotes
 from spct_trl_groups import Row, group_sizes, rows_of, task_of, trainer_group_size
 from spct_trl_ranks import Ranks, first_error, world_size
 
-__all__ = ["GRMReward", "grm_reward", "make_reward"]
+__all__ = ["GRMReward", "make_reward"]
 
 T = TypeVar("T")
 
@@ -223,10 +223,11 @@ class GRMReward:
             self._model = RewardModel(self.config)
             loop = asyncio.get_running_loop()
             atexit.register(_close, self._model, loop)
-            if self.config.is_bundled and "engine" not in self.config.model_fields_set:
+            named = "model" in self.config.engine.model_fields_set
+            if self.config.is_bundled and not named:
                 log.warning(
-                    "the configuration names no engine: rewards come from the bundled tiny GRM, "
-                    "a toy judge that knows only its own toy world"
+                    "the configuration names no engine.model: rewards come from the bundled tiny "
+                    "GRM, a toy judge that knows only its own toy world"
                 )
         return self._model
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from spct_plugin.config import SPCTConfig
 from spct_plugin.config_file import read_settings
-from spct_plugin.data.judging import Summary, count_lines, judge_file
+from spct_plugin.data.judging import Summary, count_finished, count_lines, judge_file
 from spct_plugin.data.rows import BadRow, TaskRow
 from spct_plugin.errors import ConfigError
 from spct_plugin.reward_model import RewardModel
@@ -72,10 +72,10 @@ def judge_with_progress(
         work = judge_file(model, source, target, advance, mark, learnt_from=learnt_from)
         try:
             return asyncio.run(_judge_and_close(model, work))
-        except (KeyboardInterrupt, asyncio.CancelledError) as stopped:
-            rows = count_lines(target)
+        except (KeyboardInterrupt, _TerminatedError) as stopped:
             typer.echo(
-                f"spct: stopped; {rows} rows are finished in {target}, the same command goes on",
+                f"spct: stopped; {count_finished(target)} rows are finished in {target}, the same "
+                "command goes on",
                 err=True,
             )
             sig = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
@@ -107,12 +107,29 @@ def describe(summary: Summary, target: Path) -> str:
     return "; ".join(parts)
 
 
+class _TerminatedError(Exception):
+    """SIGTERM came."""
+
+
 async def _judge_and_close(model: RewardModel, work: Coroutine[Any, Any, Summary]) -> Summary:
-    """Judge until it is done, or until SIGTERM: what Ctrl-C is by itself."""
-    task = asyncio.current_task()
+    """Judge until it is done, or until SIGTERM, which cancels as Ctrl-C does by itself.
+
+    A model in this process finishes the batch that it is at before the process ends.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    terminated: list[bool] = []
+
+    def terminate() -> None:
+        terminated.append(task.cancel())
+
     try:
+        loop.add_signal_handler(signal.SIGTERM, terminate)
         return await work
+    except asyncio.CancelledError:
+        if terminated:
+            raise _TerminatedError from None
+        raise
     finally:
+        loop.remove_signal_handler(signal.SIGTERM)
         await model.aclose()

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from spct_plugin.data import check_writable
-from spct_plugin.data.rows import BadRow
 from spct_plugin.errors import TaskError
 
 
@@ -24,10 +23,6 @@ def report(
     if target.exists() and source.exists() and target.samefile(source):
         raise TaskError(f"expected another file for the page, found {str(target)!r} for both")
     check_writable(target)
-
-    def leave_out(torn: BadRow) -> None:
-        typer.echo(f"spct: {source}, line {torn.line}: not written to its end; left out", err=True)
-
-    groups = read_groups(source, leave_out)
+    groups = read_groups(source)
     write_report(groups, target, title=f"Judged groups of {source}")
     typer.echo(f"{len(groups)} groups: {target}")

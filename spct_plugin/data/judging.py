@@ -155,6 +155,12 @@ def count_lines(path: Path) -> int:
         return 0
 
 
+def count_finished(target: Path) -> int:
+    """Count the rows that the next run will not judge again."""
+    rows = map(_written, target.read_bytes().splitlines(keepends=True))
+    return sum(1 for row in rows if row is not None and not _is_lost(row["failures"]))
+
+
 def _record(row: TaskRow, reward: GroupReward) -> dict[str, Any]:
     record = {"id": row.id, **reward_record(reward, reward.judgements or ()), **row.task.as_dict()}
     return record if row.label is None else {**record, "label": row.label}
@@ -226,23 +232,23 @@ def _finished(target: Path, version: str) -> tuple[bytes, dict[str, Judged], boo
         if row["version"] != version:
             raise TaskError(
                 f"{str(target)!r} was written with another configuration: "
-                f"{_difference(row, version)}; go back to that one, choose another output file, "
-                "or delete it"
+                f"{_difference(row['version'], version)}; go back to that one, choose another "
+                "output file, or delete it"
             )
         kept.append(line)
         done[row["id"]] = (row["task"], row.get("label"))
     return b"".join(kept), done, len(kept) < len(lines)
 
 
-def _difference(row: Mapping[str, Any], version: str) -> str:
+def _difference(before: object, version: str) -> str:
     """Say what made a row and what makes them now; of its settings a version holds only a hash."""
-    pairs = zip_longest(str(row["version"]).split("|", 3), version.split("|", 3), fillvalue="none")
+    pairs = zip_longest(str(before).split("|", 3), version.split("|", 3), fillvalue="none")
     found = [
         f"{part} {old!r}, now {now!r}"
         for part, (old, now) in zip(VERSION_PARTS, pairs, strict=False)
         if part != SETTINGS and old != now
     ]
-    return ", ".join(found) or f"other settings that change votes or rewards (k was {row.get('k')})"
+    return ", ".join(found) or "other settings that change votes or rewards, such as vote.k"
 
 
 def _written(line: bytes) -> dict[str, Any] | None:

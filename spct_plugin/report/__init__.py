@@ -5,8 +5,9 @@ write_report(read_groups(Path("runs/store")), Path("report.html"))
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from spct_plugin.data.rows import BadRow, line_problem, parse_line
 from spct_plugin.errors import TaskError
 from spct_plugin.report.charts import Series, line_chart
 from spct_plugin.types import JudgeTask, Message, is_mapping
+
+log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 # Groups shown with all their judgements, spread evenly over the run; chosen by us, to be read.
@@ -36,20 +39,16 @@ class Chart:
     series: Sequence[Series]
 
 
-def read_groups(path: Path, leave_out: Callable[[BadRow], None] = lambda torn: None) -> list[Group]:
+def read_groups(path: Path) -> list[Group]:
     """Read a run's groups from a store's directory or from the output of `spct judge`.
 
-    Args:
-        path: The directory or file.
-        leave_out: Called for the last line of a run that was killed while it wrote it.
+    A last line that a killed run did not write to its end is left out, with a warning.
 
     Raises:
         TaskError: There is nothing to read, or a line is not one of `spct judge`.
         StoreError: A file of the store is damaged.
     """
-    groups: list[Group] = (
-        [*store.read_groups(path)] if path.is_dir() else _read_rows(path, leave_out)
-    )
+    groups: list[Group] = [*store.read_groups(path)] if path.is_dir() else _read_rows(path)
     if not groups:
         raise TaskError(f"expected judged groups in {str(path)!r}, found none")
     return groups
@@ -87,7 +86,7 @@ def write_report(
     target.write_text(page, encoding="utf-8", errors="replace")
 
 
-def _read_rows(path: Path, leave_out: Callable[[BadRow], None]) -> list[Group]:
+def _read_rows(path: Path) -> list[Group]:
     groups: list[Group] = []
     try:
         with path.open("rb") as file:
@@ -95,10 +94,10 @@ def _read_rows(path: Path, leave_out: Callable[[BadRow], None]) -> list[Group]:
                 try:
                     groups.append(_row(line))
                 except (ValueError, RecursionError) as error:
-                    bad = BadRow(number, line_problem(error))
                     if not is_torn(line):
+                        bad = BadRow(number, line_problem(error))
                         raise TaskError(bad.within(path)) from None
-                    leave_out(bad)
+                    log.warning("%s, line %d: not written to its end; left out", path, number)
     except OSError as error:
         raise TaskError(f"cannot read {str(path)!r}: {error.strerror}") from None
     return groups

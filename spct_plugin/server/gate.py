@@ -106,9 +106,9 @@ class Gate:
                 facts["detail"] = refused[1][:300]
                 await _answer(note_status, *refused)
         except asyncio.CancelledError:
-            # By the end of the server only, and not raised: uvicorn would log it as a mistake.
             status = None
-            facts["detail"] = "given up: the server ended before the answer was made and sent"
+            facts["detail"] = "given up before the answer was made and sent"
+            raise
         finally:
             self._note(scope, status, facts, time.perf_counter() - start)
 

@@ -67,7 +67,7 @@ def describe_unread(cause: BaseException | None) -> str | None:
             why = f"expected UTF-8, found 0x{byte:02x} as byte {cause.start}"
         case RecursionError():
             why = "nested too deeply; flatten it"
-        case ValueError():
+        case ValueError() if "digits" in str(cause):
             most = sys.get_int_max_str_digits()
             why = f"expected whole numbers of at most {most} digits, found a longer one"
         case ClientDisconnect():

@@ -212,10 +212,7 @@ def make_server(desk: Desk) -> DrainingServer:
 
 
 def _ended_by_cancelling(app: ASGIApp) -> ASGIApp:
-    """Tell the application of its end when that comes by cancelling.
-
-    That is how asyncio ends what was given up; uvicorn would log it with a traceback.
-    """
+    """End what is cancelled quietly: it was given up, and uvicorn would log it with a traceback."""
 
     async def ended(scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_or_end() -> Message:
@@ -224,7 +221,11 @@ def _ended_by_cancelling(app: ASGIApp) -> ASGIApp:
             except asyncio.CancelledError:
                 return {"type": "lifespan.shutdown"}
 
-        await app(scope, receive_or_end if scope["type"] == "lifespan" else receive, send)
+        if scope["type"] == "lifespan":
+            await app(scope, receive_or_end, send)
+        else:
+            with contextlib.suppress(asyncio.CancelledError):
+                await app(scope, receive, send)
 
     return ended
 

@@ -134,7 +134,7 @@ async def test_a_deadline_gives_fewer_votes_and_no_zeros(serve, judge):
         return Reply(reply.texts, delay_s=30 if len(seen) > 1 else 0)
 
     judge.answer = slow_later
-    body = {"groups": [group("a", "b")], "deadline_s": 1.5}
+    body = {"groups": [group("a", "b")], "deadline_s": 4}
     status, _, answer = await call(f"{server.url}/v1/rewards", body)
     [found] = answer["groups"]
     assert status == 200

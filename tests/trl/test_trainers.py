@@ -195,10 +195,12 @@ def test_without_a_configuration_no_policy_is_trained_on_a_toy(monkeypatch):
         spct_trl.grm_reward  # noqa: B018
 
 
-@pytest.mark.parametrize("named", [False, True])
-async def test_a_toy_that_nobody_named_is_told(named, caplog):
-    engine = {"engine": {"kind": "transformers", "model": "tiny"}} if named else {}
-    config = SPCTConfig.model_validate({"reward": {"breaker": {"judge": 1}}, **engine})
+@pytest.mark.parametrize(
+    ("engine", "named"), [({}, False), ({"device": "cpu"}, False), ({"model": "tiny"}, True)]
+)
+async def test_a_toy_that_nobody_named_is_told(engine, named, caplog):
+    sections = {"reward": {"breaker": {"judge": 1}}} | ({"engine": engine} if engine else {})
+    config = SPCTConfig.model_validate(sections)
     await spct_trl.make_reward(config)(prompts=["Say."] * 2, completions=["a", "b"])
     assert ("toy judge" in caplog.text) is not named
 
