@@ -183,7 +183,11 @@ MISTAKES = {
         "cannot make the folder 'tasks.jsonl'",
     ),
     "wrong configuration": (2, ["config", "-s", "vote.k=0"], "vote.k: "),
-    "a port that is taken": (2, ["serve", "--port", "{port}"], "cannot listen on 127.0.0.1 port"),
+    "a port that is taken": (
+        2,
+        ["serve", "--port", "{port}"],
+        "Address already in use; choose another with --host or --port",
+    ),
     "a port that is taken, before the judge": (
         2,
         ["serve", "--port", "{port}", *GONE],

@@ -240,9 +240,11 @@ def listen(host: str, port: int) -> list[socket.socket]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return [socket.create_server(at[:2], family=family) for family, _, _, _, at in found]
     except OSError as error:
+        # Without the address, which `socket` writes behind it.
+        why = (error.strerror or str(error)).partition(" (")[0]
         raise ConfigError(
-            f"serve.host, serve.port: cannot listen on {host} port {port}: "
-            f"{error.strerror or error}; choose another with --host or --port, or stop what listens"
+            f"serve.host, serve.port: cannot listen on {host} port {port}: {why}; choose another "
+            "with --host or --port, or stop what listens"
         ) from None
 
 
